@@ -1,0 +1,44 @@
+# Everything a newcomer needs is `make demo` and `make test`; both make the environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# No cloud, no hub: what is not installed is not there.
+export HF_HUB_OFFLINE := 1
+
+.PHONY: setup demo test test-fast check format bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/python examples/demo.py
+
+test: setup
+	$(BIN)/pytest
+
+test-fast: setup
+	$(BIN)/pytest -m "not slow"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --config pyproject.toml
+	mkdir -p $(VENV)/types && ln -sfn $(CURDIR) $(VENV)/types/prefect_trainyard
+	cd $(VENV)/types && MYPYPATH=. $(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p prefect_trainyard
+	$(BIN)/python .ci/check_wheel.py
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/start_latency.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,234 @@
+"""`trainyard`: start and stop a yard, see how it is, and hand out API keys.
+
+Heavy modules are imported inside the commands: `trainyard --help` must not wait for them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from .schemas.errors import YardError
+
+if TYPE_CHECKING:
+    from .deployments.home import Home, YardState
+    from .deployments.settings import YardSettings
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
+)
+keys = typer.Typer(no_args_is_help=True, help="API keys: what clients exchange for a token.")
+app.add_typer(keys, name="keys")
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of the yard; default ~/.trainyard.")]
+
+DOWN_TIMEOUT_S = 60.0
+
+
+def main() -> None:
+    """Run the command line; errors that are part of the interface are one line, not a traceback."""
+    try:
+        app()
+    except YardError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"trainyard: {message}", err=True)
+    raise SystemExit(1)
+
+
+def _settings(**flags: object) -> YardSettings:
+    from pydantic import ValidationError
+
+    from .deployments.settings import load_settings
+
+    try:
+        return load_settings(flags)
+    except ValidationError as error:
+        _fail("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()))
+
+
+@app.command()
+def up(
+    home: HomeOption = None,
+    host: Annotated[str | None, typer.Option(help="Address of the facade; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the facade; default 8470, 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes on this machine; default 1.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when everything answers.")] = False,
+) -> None:
+    """Start a yard: Prefect server, MLflow server, REST facade and workers."""
+    from .deployments.home import Home, already_up
+
+    settings = _settings(home=home, host=host, port=port, workers=workers)
+    yard = Home(settings.home)
+    if yard.is_locked():
+        raise already_up(yard)
+    _refuse_open_door(settings)
+    if detach:
+        _up_detached(settings, yard)
+    else:
+        from .deployments.supervisor import Supervisor
+
+        typer.echo(f"Starting a yard in {settings.home}; Ctrl-C stops it. `trainyard status` tells its addresses.")
+        Supervisor(settings).run()
+
+
+def _up_detached(settings: YardSettings, yard: Home) -> None:
+    from .deployments.supervisor import wait_until_ready
+
+    yard.create()
+    with (yard.logs / "supervisor.log").open("ab") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "prefect_trainyard", "up", "--home", str(settings.home)),
+                *("--host", settings.host, "--port", str(settings.port), "--workers", str(settings.workers)),
+            ],
+            cwd=settings.home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        state = wait_until_ready(yard, process)
+    except YardError:
+        process.terminate()
+        raise
+    _print_addresses(state)
+
+
+def _refuse_open_door(settings: YardSettings) -> None:
+    """Refuse to listen where others can reach the facade as long as nobody has a key."""
+    if _is_loopback(settings.host):
+        return
+    from .api.services.auth import list_keys
+    from .deployments.settings import catalog_url
+
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not any(key.revoked_at is None for key in list_keys(catalog_url(settings))):
+        _fail(
+            f"refusing to listen on {settings.host} without API keys. "
+            "Make one with `trainyard keys create --org ORG --user USER` or leave --host out."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@app.command()
+def down(home: HomeOption = None) -> None:
+    """Stop a yard. Running jobs get their grace and go on when it is up again."""
+    from .deployments.home import Home
+
+    yard = Home(_settings(home=home).home)
+    state = yard.read_state()
+    supervisor = state.supervisor.find() if state else None
+    if supervisor is None:
+        typer.echo(f"No yard is up in {yard.path}.")
+        return
+    supervisor.terminate()
+    deadline = time.monotonic() + DOWN_TIMEOUT_S
+    while yard.is_locked():
+        if time.monotonic() > deadline:
+            _fail(f"the yard in {yard.path} (process {supervisor.pid}) did not stop within {DOWN_TIMEOUT_S:.0f} s.")
+        time.sleep(0.1)
+    typer.echo(f"The yard in {yard.path} is down.")
+
+
+@app.command()
+def status(
+    home: HomeOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show the addresses and the health of every part. The exit code is 0 when all of it answers."""
+    from .deployments.home import Home
+    from .deployments.supervisor import part_health
+
+    yard = Home(_settings(home=home).home)
+    state = yard.read_state() if yard.is_locked() else None
+    if state is None:
+        if as_json:
+            typer.echo(json.dumps({"up": False, "home": str(yard.path)}))
+        else:
+            typer.echo(f"No yard is up in {yard.path}.")
+        raise SystemExit(3)
+    health = part_health(state)
+    if as_json:
+        document = {
+            "up": True,
+            "home": str(yard.path),
+            "ready": state.ready,
+            "api_url": state.api_url,
+            "prefect_url": state.prefect_url,
+            "mlflow_url": state.mlflow_url,
+            "parts": {name: {"healthy": healthy, "pid": state.parts[name].pid} for name, healthy in health.items()},
+            "workers": [name for name, healthy in health.items() if name.startswith("worker") and healthy],
+        }
+        typer.echo(json.dumps(document, indent=1))
+    else:
+        _print_addresses(state)
+        for name, healthy in health.items():
+            typer.echo(f"  {name:10} {'ok' if healthy else 'DOWN'}  (process {state.parts[name].pid})")
+    raise SystemExit(0 if all(health.values()) else 1)
+
+
+def _print_addresses(state: YardState) -> None:
+    typer.echo(f"REST API    {state.api_url}/api/v1  (documentation: {state.api_url}/docs)")
+    typer.echo(f"Prefect UI  {state.prefect_url}")
+    typer.echo(f"MLflow UI   {state.mlflow_url}")
+
+
+@keys.command("create")
+def create(
+    org: Annotated[str, typer.Option(help="Org that the key is for, letters and digits.")],
+    user: Annotated[str, typer.Option(help="Name of the user.")],
+    release: Annotated[str, typer.Option(help="API release that the client speaks.")] = "5.3",
+    home: HomeOption = None,
+) -> None:
+    """Make an API key and print it, and nothing else. It is shown this once."""
+    from .api.services.auth import create_key
+
+    typer.echo(create_key(_catalog(home), org, user, release))
+
+
+@keys.command("list")
+def list_all(home: HomeOption = None) -> None:
+    """Show all keys by the prefix that tells them apart."""
+    from .api.services.auth import list_keys
+
+    for key in list_keys(_catalog(home)):
+        used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
+        ended = f"revoked {key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "valid"
+        typer.echo(f"{key.prefix}  org={key.org} user={key.user} release={key.release} last used {used}  {ended}")
+
+
+@keys.command("revoke")
+def revoke(
+    key: Annotated[str, typer.Argument(help="The key itself, or its prefix as `keys list` shows it.")],
+    home: HomeOption = None,
+) -> None:
+    """Make a key useless at once, together with the tokens that it was exchanged for."""
+    from .api.services.auth import revoke_key
+
+    info = revoke_key(_catalog(home), key)
+    typer.echo(f"The key {info.prefix} of {info.user} in {info.org} is revoked.")
+
+
+def _catalog(home: Path | None) -> str:
+    from .deployments.settings import catalog_url
+
+    settings = _settings(home=home)
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return catalog_url(settings)

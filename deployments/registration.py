@@ -1,0 +1,120 @@
+"""Deploys every action of every network, each with a form of its own in the Prefect UI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.utilities.callables import parameter_schema
+
+from .. import __version__
+from ..flows.job import JOB_FLOWS
+from ..flows.pipeline import train_and_compress
+from ..networks.registry import networks
+from ..schemas.actions import CONVERSIONS, Action
+from ..schemas.jobs import TAG
+from ..schemas.specs import Spec
+
+WORK_POOL = "trainyard"
+WORKER_TYPE = "trainyard"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployedFlow:
+    """One deployment: `flow/name` in the words of Prefect."""
+
+    flow: str
+    name: str
+    entrypoint: str
+    form: dict[str, Any]
+    description: str
+    tags: list[str]
+
+
+def deployed_flows() -> Iterator[DeployedFlow]:
+    """Yield all deployments of a yard, made from the registered networks."""
+    for action in sorted(CONVERSIONS):
+        for dataset_type in sorted({network.dataset_type for network in networks()}):
+            yield _of_action(action, dataset_type, None)
+    for network in networks():
+        for action, spec in network.specs.items():
+            yield _of_action(action, network.name, spec)
+        if Action.PRUNE in network.specs and Action.EXPORT in network.specs:
+            specs = {
+                "train_spec": network.specs[Action.TRAIN],
+                "prune_spec": network.specs[Action.PRUNE],
+                "retrain_spec": network.specs[Action.RETRAIN],
+                "engine_spec": network.specs[Action.GEN_TRT_ENGINE],
+            }
+            yield DeployedFlow(
+                flow=train_and_compress.name,
+                name=network.name,
+                entrypoint="prefect_trainyard.flows.pipeline.train_and_compress",
+                form=_form(train_and_compress.fn, specs),
+                description=train_and_compress.fn.__doc__ or "",
+                tags=["trainyard", f"{TAG}network:{network.name}"],
+            )
+
+
+def _of_action(action: Action, name: str, spec: type[Spec] | None) -> DeployedFlow:
+    function = JOB_FLOWS[action].fn
+    return DeployedFlow(
+        flow=str(action),
+        name=name,
+        entrypoint=f"prefect_trainyard.flows.job.{action}",
+        form=_form(function, {"spec": spec} if spec else {}),
+        description=function.__doc__ or "",
+        tags=["trainyard", f"{TAG}action:{action}", *([f"{TAG}network:{name}"] if spec else [])],
+    )
+
+
+def _form(function: Callable[..., Any], specs: dict[str, type[Spec]]) -> dict[str, Any]:
+    """Return the JSON schema of a flow's parameters, with the specs as typed sections."""
+
+    def form() -> None: ...
+
+    original = signature(function, eval_str=True)
+    form.__signature__ = original.replace(  # type: ignore[attr-defined]
+        parameters=[
+            parameter.replace(annotation=specs[name], default=specs[name]()) if name in specs else parameter
+            for name, parameter in original.parameters.items()
+        ],
+        return_annotation=None,
+    )
+    form.__doc__ = function.__doc__
+    return parameter_schema(form).model_dump_for_openapi()
+
+
+async def deploy_all() -> list[str]:
+    """Make the work pool and all deployments, or bring them up to date; return `flow/name` of each."""
+    async with get_client() as client:
+        await _ensure_work_pool(client)
+        deployed = []
+        for item in deployed_flows():
+            flow_id = await client.create_flow_from_name(item.flow)
+            await client.create_deployment(
+                flow_id=flow_id,
+                name=item.name,
+                version=__version__,
+                entrypoint=item.entrypoint,
+                parameter_openapi_schema=item.form,
+                enforce_parameter_schema=True,
+                work_pool_name=WORK_POOL,
+                tags=item.tags,
+                description=item.description,
+            )
+            deployed.append(f"{item.flow}/{item.name}")
+    return deployed
+
+
+async def _ensure_work_pool(client: PrefectClient) -> None:
+    # The worker, when it comes, fills in the template of its type.
+    try:
+        await client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type=WORKER_TYPE))
+    except ObjectAlreadyExists:
+        return

@@ -1,0 +1,1 @@
+"""The flow of one job per action, and pipelines of jobs."""

@@ -1,0 +1,38 @@
+"""The actions of the API documents, and which of them make sense after which parent."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """An action of a job, spelled as on the wire."""
+
+    DATASET_CONVERT = "dataset_convert"
+    CONVERT = "convert"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    PRUNE = "prune"
+    RETRAIN = "retrain"
+    EXPORT = "export"
+    GEN_TRT_ENGINE = "gen_trt_engine"
+    INFERENCE = "inference"
+
+
+CONVERSIONS = frozenset({Action.CONVERT, Action.DATASET_CONVERT})
+
+#: Actions that learn, write checkpoints and can be resumed under the same job id.
+TRAINING = frozenset({Action.TRAIN, Action.RETRAIN})
+
+#: Actions that cannot start from nothing: the parent job gives them their model.
+NEEDS_PARENT = frozenset({Action.PRUNE, Action.RETRAIN, Action.EXPORT, Action.GEN_TRT_ENGINE})
+
+#: What a parent must have made for the child to use it as its model.
+MODEL_PARENTS: dict[Action, frozenset[Action]] = {
+    Action.EVALUATE: frozenset({Action.TRAIN, Action.RETRAIN, Action.PRUNE, Action.EXPORT, Action.GEN_TRT_ENGINE}),
+    Action.INFERENCE: frozenset({Action.TRAIN, Action.RETRAIN, Action.PRUNE, Action.EXPORT, Action.GEN_TRT_ENGINE}),
+    Action.PRUNE: frozenset({Action.TRAIN, Action.RETRAIN}),
+    Action.RETRAIN: frozenset({Action.TRAIN, Action.RETRAIN, Action.PRUNE}),
+    Action.EXPORT: frozenset({Action.TRAIN, Action.RETRAIN, Action.PRUNE}),
+    Action.GEN_TRT_ENGINE: frozenset({Action.EXPORT}),
+}

@@ -1,0 +1,154 @@
+"""Specs: the typed parameters of one action of one network, and their JSON schema.
+
+A spec is a pydantic model. `parameter()` makes a field with everything the API serves about it:
+default, bounds, enum, description, whether it is popular and whether a sweep may vary it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from .errors import SpecError
+
+S = TypeVar("S", bound="Spec")
+
+
+class Spec(BaseModel):
+    """Base of all specs and of their sections: strict types (`"5"` is no integer), JSON words only.
+
+    Use `Literal` for enums and `list` for sequences. Unknown keys are ignored, see `parse_spec`.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True, validate_default=True, allow_inf_nan=False)
+
+
+def parameter(
+    default: Any = ...,
+    *,
+    description: str,
+    title: str | None = None,
+    popular: bool = False,
+    automl: bool = False,
+    automl_default: bool = False,
+    **bounds: Any,
+) -> Any:
+    """Return a spec field.
+
+    `automl` says that a sweep may vary it, `automl_default` that it does so unless told
+    otherwise. `bounds` go to pydantic's `Field` (`ge`, `le`, `gt`, `lt`, `pattern`, ...).
+    """
+    extra = {"popular": popular, "automl_enabled": automl or automl_default, "automl_default": automl_default}
+    return Field(default, description=description, title=title, json_schema_extra=extra, **bounds)
+
+
+def section(factory: type[Spec], *, description: str = "") -> Any:
+    """Return a field that holds a nested section of a spec with all its defaults."""
+    return Field(default_factory=factory, description=description)
+
+
+def parse_spec(model: type[S], raw: object) -> S:
+    """Return `raw`, a JSON object, as a spec.
+
+    Single unknown keys are tolerated: clients of the API documents set `gpus` and the like at
+    the top of every spec. An unknown top-level *section* is not: it belongs to another network
+    and ignoring it would train with values that the user did not choose.
+
+    Raises:
+        SpecError: with the dotted path and the broken bound of every wrong value.
+    """
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise SpecError(f"A spec is a JSON object, not {type(raw).__name__}.")
+    known = set(model.model_fields)
+    foreign = sorted(k for k, v in raw.items() if isinstance(v, dict) and k not in known)
+    if foreign:
+        raise SpecError(
+            f"Unknown section {', '.join(map(repr, foreign))} in the spec: it is of another network or action. "
+            f"The sections here are {', '.join(sorted(known)) or 'none'}."
+        )
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'spec'}: {e['msg']} (got {_shorten(e['input'])})" for e in error.errors()
+        )
+        raise SpecError(f"The spec is not valid. {problems}.") from error
+
+
+def _shorten(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def spec_schema(model: type[Spec]) -> dict[str, Any]:
+    """Return the JSON schema of a spec as the API documents serve it.
+
+    Nested `{type: object, properties, default}` per level, leaves with type, title, description,
+    default, minimum, maximum, enum; lists `required` and `popular` per level; at the top
+    `default`, the whole default spec, and `automl_default_parameters`, dotted names.
+    """
+    schema = _level(model)
+    schema["default"] = model().model_dump(mode="json")
+    schema["automl_default_parameters"] = [path for path, info in leaves(model) if _extra(info, "automl_default")]
+    return schema
+
+
+def leaves(model: type[Spec], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the dotted path and field of every parameter of a spec."""
+    for name, info in model.model_fields.items():
+        nested = _nested(info)
+        if nested is not None:
+            yield from leaves(nested, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", info
+
+
+def _nested(info: FieldInfo) -> type[Spec] | None:
+    for candidate in (info.annotation, *get_args(info.annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Spec):
+            return candidate
+    return None
+
+
+def _extra(info: FieldInfo, key: str) -> bool:
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get(key))
+
+
+def _level(model: type[Spec]) -> dict[str, Any]:
+    plain = model.model_json_schema()
+    definitions = plain.get("$defs", {})
+    properties: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        nested = _nested(info)
+        if nested is not None:
+            properties[name] = {**_level(nested), "default": nested().model_dump(mode="json")}
+            if info.description:
+                properties[name]["description"] = info.description
+        else:
+            properties[name] = _leaf(plain["properties"][name], definitions)
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [name for name, info in model.model_fields.items() if info.is_required()],
+        "popular": [name for name, info in model.model_fields.items() if _extra(info, "popular")],
+    }
+
+
+def _leaf(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return a leaf without `$ref`, `anyOf: [X, null]` and our own marks."""
+    leaf = {k: v for k, v in schema.items() if k not in {"popular", "automl_default"}}
+    if "$ref" in leaf:
+        leaf = {**definitions[leaf.pop("$ref").rsplit("/", 1)[1]], **leaf}
+    if "anyOf" in leaf:
+        options = [o for o in leaf.pop("anyOf") if o.get("type") != "null"]
+        if len(options) == 1:
+            leaf = {**_leaf(options[0], definitions), **leaf, "nullable": True}
+        else:
+            leaf["anyOf"] = options
+    return leaf

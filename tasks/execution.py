@@ -1,0 +1,181 @@
+"""The frame around every action: inputs, spec, MLflow run, reports, result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..datasets.index import open_index
+from ..networks.registry import get_network, load_implementation
+from ..schemas.actions import MODEL_PARENTS, Action
+from ..schemas.errors import ActionNotAllowed, NotFound
+from ..schemas.results import Artifact, ArtifactKind, JobResult, Output
+from ..schemas.specs import Spec, parse_spec
+from .artifacts import publish_artifacts
+from .context import JobContext, current_job, describe, job_folder, read_result
+from .data import DatasetLike, index_folder
+from .reporter import STATUS_FILE, JobReporter
+from .tracking import log_model, tracking
+
+#: A parent job: what a task returned, or the address of a job's folder in the storage.
+ParentLike = JobResult | str
+
+_MODEL_KINDS = {
+    Action.EXPORT: ArtifactKind.ONNX,
+    Action.GEN_TRT_ENGINE: ArtifactKind.ENGINE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What an action of a network works on; all paths are local."""
+
+    spec: Spec
+    implementation: Any
+    data: Mapping[str, Path]
+    """Index folders by role: train, eval, inference, calibration."""
+    model: Path | None
+    out: Path
+    reporter: JobReporter
+    notes: list[str] = field(default_factory=list)
+
+
+def run_network_action(
+    action: Action,
+    call: Callable[[Inputs], Output],
+    *,
+    network: str | None,
+    spec: Mapping[str, object] | None,
+    datasets: Mapping[str, DatasetLike | None],
+    parent: ParentLike | None = None,
+    checkpoint: str = "best_model",
+    checkpoint_epoch: int | None = None,
+    base_weights: str | None = None,
+) -> JobResult:
+    """Run one action of a network as the current job and return its record.
+
+    `datasets` are by role; labelled ones but `inference`. The model is the one that `parent`
+    made, chosen by `checkpoint` (best_model, latest_model, from_epoch_number) among its weights.
+
+    Raises:
+        YardError: bad spec, data or parent; see `schemas.errors`.
+    """
+    job = current_job()
+    record = _read_parent(job, parent)
+    chosen = get_network(network or (record.network if record else None) or "")
+    if record is not None and record.network != chosen.name:
+        raise ActionNotAllowed(f"The parent job is of {record.network}, not of {chosen.name}.")
+    parsed = parse_spec(chosen.spec(action), dict(spec or {}))
+    with job_folder(job) as (folder, scratch), tracking(job, folder) as run:
+        reporter = JobReporter(job, folder)
+        reporter.metrics = run.writer
+        started, start = datetime.now(UTC), time.monotonic()
+        try:
+            given = {role: dataset for role, dataset in datasets.items() if dataset is not None}
+            data = {
+                role: index_folder(job, dataset, scratch, reporter, format="raw" if role == "inference" else None)
+                for role, dataset in given.items()
+            }
+            digests = {role: open_index(path).digest for role, path in data.items()}
+            run.describe(
+                title=describe(action, chosen.name),
+                action=action,
+                network=chosen.name,
+                spec=parsed.model_dump(mode="json"),
+                parent=record,
+                datasets={role: (_address(given[role]), digest) for role, digest in digests.items()},
+            )
+            inputs = Inputs(
+                spec=parsed,
+                implementation=load_implementation(chosen),
+                data=data,
+                model=_model_of(job, action, record, checkpoint, checkpoint_epoch, base_weights, scratch),
+                out=folder.work,
+                reporter=reporter,
+            )
+            output = call(inputs)
+            result = JobResult(
+                **output.model_dump(exclude={"artifacts"}),
+                artifacts=folder.publish(output.artifacts),
+                action=action,
+                network=chosen.name,
+                uri=job.storage.address(job.path),
+                job_id=job.job_id,
+                parent_uri=record.uri if record else None,
+                spec=parsed.model_dump(mode="json"),
+                history=reporter.history,
+                mlflow_run_id=run.run_id,
+                dataset_digests=digests,
+                started_at=started,
+                seconds=round(time.monotonic() - start, 3),
+            )
+            publish_artifacts(job, result, folder.work, run.url)
+            log_model(run, result, folder.work)
+            run.finish(result)
+        finally:
+            reporter.close()
+        folder.push([folder.work / STATUS_FILE])
+        folder.write_result(result)
+        reporter.progress(1.0, result.message or "done")
+    return result
+
+
+def _read_parent(job: JobContext, parent: ParentLike | None) -> JobResult | None:
+    if parent is None or isinstance(parent, JobResult):
+        return parent
+    return read_result(job.storage, job.storage.relative(parent))
+
+
+def _model_of(
+    job: JobContext,
+    action: Action,
+    parent: JobResult | None,
+    checkpoint: str,
+    epoch: int | None,
+    base_weights: str | None,
+    scratch: Path,
+) -> Path | None:
+    """Return the model file that the action starts from; None where it starts from random weights.
+
+    Raises:
+        ActionNotAllowed: the parent's action leaves no model for this one.
+        NotFound: the parent's model file is gone.
+    """
+    if parent is None:
+        return job.storage.local_copy(base_weights, scratch / "base") if base_weights else None
+    if parent.action not in MODEL_PARENTS.get(action, frozenset()):
+        if action is Action.TRAIN:
+            return None  # the parent of a train job may be a convert job: only an order, no model
+        raise ActionNotAllowed(
+            f"{action} cannot start from the result of {parent.action}.",
+            hint=f"Its parent is one of: {', '.join(sorted(MODEL_PARENTS.get(action, frozenset()))) or 'none'}.",
+        )
+    artifact = choose_model(parent, checkpoint, epoch)
+    path = f"{job.storage.relative(parent.uri)}/{artifact.path}"
+    return job.storage.local_copy(path, scratch / "parent")
+
+
+def choose_model(parent: JobResult, checkpoint: str, epoch: int | None) -> Artifact:
+    """Return the model artifact of a job: its engine, its ONNX file, or the asked weights.
+
+    An asked epoch that is not kept falls back to the newest, as the API documents say.
+    """
+    kind = _MODEL_KINDS.get(parent.action, ArtifactKind.WEIGHTS)
+    candidates = [a for a in parent.artifacts if a.kind is kind]
+    if not candidates:
+        raise NotFound(f"The parent job {parent.job_id} left no {kind}.", hint="Run the parent job again.")
+    wanted = {
+        "best_model": parent.best_epoch,
+        "latest_model": parent.latest_epoch,
+        "from_epoch_number": epoch,
+    }[checkpoint]
+    newest = max(candidates, key=lambda a: a.epoch or 0)
+    return next((a for a in candidates if wanted is not None and a.epoch == wanted), newest)
+
+
+def _address(dataset: DatasetLike) -> str:
+    return dataset.uri if isinstance(dataset, JobResult) else str(dataset)

@@ -1,0 +1,116 @@
+"""Where the reports of a running action go: log, `status.json`, Prefect events and artifacts, MLflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect.events import emit_event
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_logger, get_run_logger
+
+from ..schemas.progress import PROGRESS_EVENT, JobProgress
+from ..schemas.results import EpochMetrics
+from .artifacts import ProgressArtifact
+from .context import JobContext, JobFolder
+from .tracking import MetricsWriter
+
+#: Reports between two epochs are thinned out to one in so many seconds.
+MIN_INTERVAL_S = 0.5
+
+STATUS_FILE = "status.json"
+
+
+class JobReporter:
+    """Takes the reports of one attempt of a job."""
+
+    def __init__(self, job: JobContext, folder: JobFolder) -> None:
+        self._job = job
+        self._folder = folder
+        self._logger = run_logger()
+        self._progress = ProgressArtifact(job)
+        self._last_report = 0.0
+        self._last_fraction = 0.0
+        self._seconds_per_epoch: list[float] = []
+        self.metrics: MetricsWriter | None = None
+        self.history: list[EpochMetrics] = _earlier_epochs(folder.work / STATUS_FILE)
+
+    def log(self, message: str) -> None:
+        self._logger.info(message)
+
+    def progress(self, fraction: float, message: str) -> None:
+        self._last_fraction = fraction
+        now = time.monotonic()
+        if fraction < 1 and now - self._last_report < MIN_INTERVAL_S:
+            return
+        self._last_report = now
+        self._report(JobProgress(job_id=self._job.job_id, at=datetime.now(UTC), fraction=fraction, message=message))
+
+    def epoch(self, epoch: int, max_epoch: int, metrics: Mapping[str, float], seconds: float) -> None:
+        record = EpochMetrics(epoch=epoch, max_epoch=max_epoch, metrics=dict(metrics), seconds=seconds)
+        self.history = [e for e in self.history if e.epoch != epoch] + [record]
+        self._seconds_per_epoch.append(seconds)
+        if self.metrics is not None:
+            self.metrics.put(record)
+        numbers = " ".join(f"{name}={value:.4g}" for name, value in metrics.items())
+        self._logger.info("epoch %d/%d %s (%.2f s)", epoch, max_epoch, numbers, seconds)
+        recent = self._seconds_per_epoch[-5:]
+        self._last_report = time.monotonic()
+        self._report(
+            JobProgress(
+                job_id=self._job.job_id,
+                at=datetime.now(UTC),
+                fraction=epoch / max_epoch,
+                message=f"epoch {epoch} of {max_epoch}",
+                epoch=record,
+                eta_s=(max_epoch - epoch) * sum(recent) / len(recent),
+            )
+        )
+
+    def saved(self, paths: Sequence[Path]) -> None:
+        self._folder.push(paths)
+
+    def stop_requested(self) -> bool:
+        # Cancelling raises inside the action (Prefect's TerminationSignal), so nobody asks yet.
+        return False
+
+    def close(self) -> None:
+        self._progress.close()
+
+    def _report(self, progress: JobProgress) -> None:
+        payload = progress.model_dump(mode="json")
+        with (self._folder.work / STATUS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(payload) + "\n")
+        emit_event(
+            event=PROGRESS_EVENT,
+            resource={"prefect.resource.id": f"trainyard.job.{self._job.job_id}"},
+            payload=payload,
+        )
+        self._progress.update(progress)
+
+
+def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    """Return Prefect's logger of the run, or a plain one outside of runs."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return get_logger("trainyard")
+
+
+def _earlier_epochs(status: Path) -> list[EpochMetrics]:
+    """Return the epochs that earlier attempts of the job have reported, the latest report of each."""
+    if not status.is_file():
+        return []
+    epochs: dict[int, EpochMetrics] = {}
+    for line in status.read_text(encoding="utf-8").splitlines():
+        try:
+            progress = JobProgress.model_validate_json(line)
+        except ValueError:
+            continue  # the line was cut off when an earlier attempt was killed
+        if progress.epoch is not None:
+            epochs[progress.epoch.epoch] = progress.epoch
+    return [epochs[number] for number in sorted(epochs)]

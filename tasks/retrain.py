@@ -1,0 +1,40 @@
+"""The retrain action: training that goes on from a pruned or trained model."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from ..schemas.actions import Action
+from ..schemas.results import JobResult
+from .data import DatasetLike
+from .execution import ParentLike, run_network_action
+
+
+@task(name="retrain")
+def retrain(
+    parent: ParentLike,
+    data: DatasetLike,
+    eval_data: DatasetLike | None = None,
+    *,
+    spec: dict[str, object] | None = None,
+    checkpoint: str = "best_model",
+    checkpoint_epoch: int | None = None,
+) -> JobResult:
+    """Train the model of `parent` further, most often one that was pruned, in its own shapes."""
+    return run_network_action(
+        Action.RETRAIN,
+        lambda i: i.implementation.train(
+            i.spec,
+            train_data=i.data["train"],
+            eval_data=i.data.get("eval"),
+            out=i.out,
+            weights=i.model,
+            reporter=i.reporter,
+        ),
+        network=None,
+        spec=spec,
+        datasets={"train": data, "eval": eval_data},
+        parent=parent,
+        checkpoint=checkpoint,
+        checkpoint_epoch=checkpoint_epoch,
+    )

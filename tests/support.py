@@ -1,0 +1,78 @@
+"""What tests share: waiting with a deadline, the command line, a yard to talk to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAINYARD = Path(sys.executable).with_name("trainyard")
+
+
+def poll(read: Callable[[], T | None], what: str, timeout_s: float = 60.0, every_s: float = 0.05) -> T:
+    """Return the first true answer of `read`; fail with `what` when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if answer := read():
+            return answer
+        time.sleep(every_s)
+    pytest.fail(f"waited {timeout_s:.0f} s in vain for {what}")
+
+
+def trainyard(*arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TRAINYARD_", "PREFECT_", "MLFLOW_"))}
+    return subprocess.run(
+        [str(TRAINYARD), *arguments],
+        check=check,
+        capture_output=True,
+        text=True,
+        env={**inherited, **environment},
+        timeout=120,
+    )
+
+
+@dataclass(frozen=True)
+class Yard:
+    """A yard that is up, with a key of the org `acme`."""
+
+    home: Path
+    api_url: str
+    prefect_url: str
+    mlflow_url: str
+    key: str
+
+    def client(self, key: str | None = None, org: str = "acme") -> httpx.Client:
+        """Return a logged-in client whose paths are relative to `/api/v1/orgs/{org}/`."""
+        login = httpx.post(f"{self.api_url}/api/v1/login", json={"ngc_api_key": key or self.key}, timeout=30)
+        assert login.status_code == 201, login.text
+        return httpx.Client(
+            base_url=f"{self.api_url}/api/v1/orgs/{org}/",
+            headers={"Authorization": f"Bearer {login.json()['token']}"},
+            timeout=120,
+        )
+
+    def make_key(self, org: str, user: str, release: str = "5.3") -> str:
+        made = trainyard("keys", "create", "--home", str(self.home), "--org", org, "--user", user, "--release", release)
+        return made.stdout.strip()
+
+
+def wait_for_job(client: httpx.Client, path: str, timeout_s: float = 180.0) -> dict[str, Any]:
+    """Return the job when it has ended."""
+
+    def read() -> dict[str, Any] | None:
+        job: dict[str, Any] = client.get(path).json()
+        return job if job.get("status") in ("Done", "Error", "Canceled") else None
+
+    return poll(read, f"the end of {path}", timeout_s, every_s=0.2)
