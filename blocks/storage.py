@@ -230,7 +230,7 @@ class ArtifactStorage(Block):
         self.download_folder(path, target)
         return target
 
-    def delete(self, path: str) -> int:
+    def remove(self, path: str) -> int:
         """Delete a file or folder and return the bytes that were freed; absent is fine."""
         full = self._full(path)
         if self.root is not None:

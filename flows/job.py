@@ -13,7 +13,7 @@ from prefect.context import FlowRunContext
 from ..blocks import ArtifactStorage, layout, load_storage
 from ..schemas.actions import CONVERSIONS, TRAINING, Action
 from ..schemas.errors import ActionNotAllowed, NotFound
-from ..schemas.jobs import TAG, CheckpointChoice, Datasets, ExperimentRecord, JobRequest, Org
+from ..schemas.jobs import TAG, CheckpointChoice, Datasets, ExperimentRecord, JobRequest, ModelChoice, Org
 from ..schemas.results import JobResult
 from ..tasks import convert as convert_task
 from ..tasks import evaluate as evaluate_task
@@ -150,58 +150,48 @@ def _call_task(request: JobRequest, record: ExperimentRecord | None, storage: Ar
     def address(dataset_id: UUID | None) -> str | None:
         return storage.address(layout.dataset(request.org, dataset_id)) if dataset_id else None
 
-    spec = dict(request.spec)
-    parent = (
-        storage.address(layout.job(request.org, request.parent_job_id)) if request.parent_job_id is not None else None
-    )
-    action = request.action
+    def needed(dataset_id: UUID | None, field: str) -> str:
+        if (found := address(dataset_id)) is None:
+            raise ActionNotAllowed(
+                f"{action} needs data and the experiment has no {field}.", hint=f"PATCH the experiment with {field}."
+            )
+        return found
+
+    action, spec = request.action, dict(request.spec)
     if action in CONVERSIONS:
-        return convert_task(address(request.dataset_id), action=action)
+        return convert_task(needed(request.dataset_id, "files"), action=action)
     assert record is not None
-    network = request.network or record.network
     sets = request.datasets or record.datasets
-    # One choice of the caller stands for the whole experiment unless this job says otherwise.
-    chosen = {
-        "checkpoint": request.checkpoint or record.checkpoint,
-        "checkpoint_epoch": request.checkpoint_epoch
-        or record.checkpoint_epochs.get(f"from_epoch_number_{request.parent_job_id}"),
-    }
+    train_set = sets.train[0] if sets.train else None
+    parent = storage.address(layout.job(request.org, request.parent_job_id)) if request.parent_job_id else None
     if action is Action.TRAIN:
         return train_task(
-            _needed(address(sets.train[0] if sets.train else None), "train_datasets", action),
+            needed(train_set, "train_datasets"),
             address(sets.eval),
-            network=network,
+            network=request.network or record.network,
             spec=spec,
             parent=parent,
             base_weights=_base_weights(storage, request, record),
         )
     if parent is None:
         raise ActionNotAllowed(f"{action} needs a parent job that made a model.", hint="Give parent_job_id.")
+    # The choice of the experiment stands unless this job has its own.
+    model = ModelChoice(
+        method=request.checkpoint or record.checkpoint,
+        epoch=request.checkpoint_epoch or record.checkpoint_epochs.get(f"from_epoch_number_{request.parent_job_id}"),
+    )
     if action is Action.EVALUATE:
-        return evaluate_task(parent, _needed(address(sets.eval), "eval_dataset", action), spec=spec, **chosen)
+        return evaluate_task(parent, needed(sets.eval, "eval_dataset"), spec=spec, model=model)
     if action is Action.PRUNE:
-        return prune_task(parent, address(sets.train[0] if sets.train else None), spec=spec, **chosen)
+        return prune_task(parent, address(train_set), spec=spec, model=model)
     if action is Action.RETRAIN:
-        return retrain_task(
-            parent,
-            _needed(address(sets.train[0] if sets.train else None), "train_datasets", action),
-            address(sets.eval),
-            spec=spec,
-            **chosen,
-        )
+        data = needed(train_set, "train_datasets")
+        return retrain_task(parent, data, address(sets.eval), spec=spec, model=model)
     if action is Action.EXPORT:
-        return export_task(parent, address(sets.eval), spec=spec, **chosen)
+        return export_task(parent, address(sets.eval), spec=spec, model=model)
     if action is Action.GEN_TRT_ENGINE:
         return engine_task(parent, address(sets.calibration), spec=spec)
-    return inference_task(parent, _needed(address(sets.inference), "inference_dataset", action), spec=spec, **chosen)
-
-
-def _needed(address: str | None, field: str, action: Action) -> str:
-    if address is None:
-        raise ActionNotAllowed(
-            f"{action} needs data and the experiment has no {field}.", hint=f"PATCH the experiment with {field}."
-        )
-    return address
+    return inference_task(parent, needed(sets.inference, "inference_dataset"), spec=spec, model=model)
 
 
 def _read_experiment(storage: ArtifactStorage, request: JobRequest) -> ExperimentRecord | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -13,6 +14,15 @@ Org = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9]{1,255}$")]
 
 #: Which of a parent's checkpoints a child uses, in the words of the API documents.
 CheckpointChoice = Literal["best_model", "latest_model", "from_epoch_number"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """Which weights of a parent job to use; `epoch` is for `from_epoch_number`."""
+
+    method: CheckpointChoice = "best_model"
+    epoch: int | None = None
+
 
 #: Prefix of the tags by which a flow run is known as a job, e.g. `trainyard.action:train`.
 TAG = "trainyard."

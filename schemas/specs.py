@@ -41,7 +41,11 @@ def parameter(
     `automl` says that a sweep may vary it, `automl_default` that it does so unless told
     otherwise. `bounds` go to pydantic's `Field` (`ge`, `le`, `gt`, `lt`, `pattern`, ...).
     """
-    extra = {"popular": popular, "automl_enabled": automl or automl_default, "automl_default": automl_default}
+    extra: dict[str, Any] = {
+        "popular": popular,
+        "automl_enabled": automl or automl_default,
+        "automl_default": automl_default,
+    }
     return Field(default, description=description, title=title, json_schema_extra=extra, **bounds)
 
 

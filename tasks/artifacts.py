@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import queue
 import threading
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 from prefect.artifacts import (
     create_image_artifact,
@@ -34,10 +35,12 @@ class ProgressArtifact:
 
     def __init__(self, job: JobContext) -> None:
         self._queue: queue.SimpleQueue[float | None] = queue.SimpleQueue()
-        self._id = None
+        self._id: UUID | None = None
         if FlowRunContext.get() is None and TaskRunContext.get() is None:
             return
-        self._id = create_progress_artifact(0.0, key=f"progress-{job.job_id}", description="Progress of the job")
+        made = create_progress_artifact(0.0, key=f"progress-{job.job_id}", description="Progress of the job")
+        assert isinstance(made, UUID)  # a coroutine only where an event loop runs
+        self._id = made
         self._thread = threading.Thread(target=self._send_all, name="trainyard-progress", daemon=True)
         self._thread.start()
 
@@ -51,6 +54,7 @@ class ProgressArtifact:
             self._thread.join(timeout=5)
 
     def _send_all(self) -> None:
+        assert self._id is not None
         ended = False
         while not ended:
             percent = self._queue.get()
@@ -99,7 +103,7 @@ def publish_artifacts(job: JobContext, result: JobResult, folder: Path, run_url:
             )
 
 
-def _per_class(result: JobResult) -> Sequence[dict[str, str]]:
+def _per_class(result: JobResult) -> list[dict[str, Any]]:
     classes = sorted({name for values in result.categorical.values() for name in values})
     return [
         {"class": name, **{m: f"{values[name]:.4g}" for m, values in result.categorical.items() if name in values}}

@@ -105,7 +105,7 @@ class JobFolder:
             self.storage.upload_folder(self.work, self.path)
             for file in self.storage.list_files(self.path):
                 if file.path not in kept:
-                    self.storage.delete(f"{self.path}/{file.path}")
+                    self.storage.remove(f"{self.path}/{file.path}")
         return described
 
     def write_result(self, result: JobResult) -> None:

@@ -39,7 +39,7 @@ def convert(data: str | Path, *, format: str | None = None, action: Action = Act
             reporter.progress(0.0, f"indexing {source.format} images")
             build_index(source.folder, source.format, folder.work / INDEX)
             index = open_index(folder.work / INDEX)
-            counts = [int((index.labels == label).sum()) for label in range(len(index.classes))]
+            counts = index.info.class_counts
             run.describe(
                 title=str(action),
                 action=action,
@@ -57,7 +57,7 @@ def convert(data: str | Path, *, format: str | None = None, action: Action = Act
                     [Artifact(path=f"{INDEX}/{p.name}", kind=ArtifactKind.INDEX, title=p.name) for p in files]
                 ),
                 kpi={"images": float(len(index)), "classes": float(len(index.classes))},
-                categorical={"images": dict(zip(index.classes, map(float, counts), strict=True))} if counts else {},
+                categorical={"images": {name: float(count) for name, count in counts.items()}} if counts else {},
                 classes=list(index.classes),
                 message=f"{len(index)} images of {len(index.classes)} classes indexed.",
                 mlflow_run_id=run.run_id,

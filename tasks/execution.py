@@ -13,6 +13,7 @@ from ..datasets.index import open_index
 from ..networks.registry import get_network, load_implementation
 from ..schemas.actions import MODEL_PARENTS, Action
 from ..schemas.errors import ActionNotAllowed, NotFound
+from ..schemas.jobs import ModelChoice
 from ..schemas.results import Artifact, ArtifactKind, JobResult, Output
 from ..schemas.specs import Spec, parse_spec
 from .artifacts import publish_artifacts
@@ -52,14 +53,13 @@ def run_network_action(
     spec: Mapping[str, object] | None,
     datasets: Mapping[str, DatasetLike | None],
     parent: ParentLike | None = None,
-    checkpoint: str = "best_model",
-    checkpoint_epoch: int | None = None,
+    choice: ModelChoice | None = None,
     base_weights: str | None = None,
 ) -> JobResult:
     """Run one action of a network as the current job and return its record.
 
     `datasets` are by role; labelled ones but `inference`. The model is the one that `parent`
-    made, chosen by `checkpoint` (best_model, latest_model, from_epoch_number) among its weights.
+    made; `choice` is among its weights, the best epoch by default.
 
     Raises:
         YardError: bad spec, data or parent; see `schemas.errors`.
@@ -93,7 +93,7 @@ def run_network_action(
                 spec=parsed,
                 implementation=load_implementation(chosen),
                 data=data,
-                model=_model_of(job, action, record, checkpoint, checkpoint_epoch, base_weights, scratch),
+                model=_model_of(job, action, record, choice or ModelChoice(), base_weights, scratch),
                 out=folder.work,
                 reporter=reporter,
             )
@@ -114,7 +114,7 @@ def run_network_action(
                 seconds=round(time.monotonic() - start, 3),
             )
             publish_artifacts(job, result, folder.work, run.url)
-            log_model(run, result, folder.work)
+            log_model(run, result, folder.work, inputs.implementation)
             run.finish(result)
         finally:
             reporter.close()
@@ -134,8 +134,7 @@ def _model_of(
     job: JobContext,
     action: Action,
     parent: JobResult | None,
-    checkpoint: str,
-    epoch: int | None,
+    choice: ModelChoice,
     base_weights: str | None,
     scratch: Path,
 ) -> Path | None:
@@ -154,12 +153,12 @@ def _model_of(
             f"{action} cannot start from the result of {parent.action}.",
             hint=f"Its parent is one of: {', '.join(sorted(MODEL_PARENTS.get(action, frozenset()))) or 'none'}.",
         )
-    artifact = choose_model(parent, checkpoint, epoch)
+    artifact = choose_model(parent, choice)
     path = f"{job.storage.relative(parent.uri)}/{artifact.path}"
     return job.storage.local_copy(path, scratch / "parent")
 
 
-def choose_model(parent: JobResult, checkpoint: str, epoch: int | None) -> Artifact:
+def choose_model(parent: JobResult, choice: ModelChoice) -> Artifact:
     """Return the model artifact of a job: its engine, its ONNX file, or the asked weights.
 
     An asked epoch that is not kept falls back to the newest, as the API documents say.
@@ -171,8 +170,8 @@ def choose_model(parent: JobResult, checkpoint: str, epoch: int | None) -> Artif
     wanted = {
         "best_model": parent.best_epoch,
         "latest_model": parent.latest_epoch,
-        "from_epoch_number": epoch,
-    }[checkpoint]
+        "from_epoch_number": choice.epoch,
+    }[choice.method]
     newest = max(candidates, key=lambda a: a.epoch or 0)
     return next((a for a in candidates if wanted is not None and a.epoch == wanted), newest)
 

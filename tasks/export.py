@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from ..schemas.actions import Action
+from ..schemas.jobs import ModelChoice
 from ..schemas.results import JobResult
 from .data import DatasetLike
 from .execution import ParentLike, run_network_action
@@ -16,8 +17,7 @@ def export(
     data: DatasetLike | None = None,
     *,
     spec: dict[str, object] | None = None,
-    checkpoint: str = "best_model",
-    checkpoint_epoch: int | None = None,
+    model: ModelChoice | None = None,
 ) -> JobResult:
     """Write the model of `parent` as ONNX; on every image of `data` it must agree with PyTorch."""
     return run_network_action(
@@ -29,6 +29,5 @@ def export(
         spec=spec,
         datasets={"eval": data},
         parent=parent,
-        checkpoint=checkpoint,
-        checkpoint_epoch=checkpoint_epoch,
+        choice=model,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from ..schemas.actions import Action
+from ..schemas.jobs import ModelChoice
 from ..schemas.results import JobResult
 from .data import DatasetLike
 from .execution import ParentLike, run_network_action
@@ -16,8 +17,7 @@ def prune(
     data: DatasetLike | None = None,
     *,
     spec: dict[str, object] | None = None,
-    checkpoint: str = "best_model",
-    checkpoint_epoch: int | None = None,
+    model: ModelChoice | None = None,
 ) -> JobResult:
     """Remove the channels that matter least from the model of `parent`; `retrain` heals the rest."""
     return run_network_action(
@@ -29,6 +29,5 @@ def prune(
         spec=spec,
         datasets={"train": data},
         parent=parent,
-        checkpoint=checkpoint,
-        checkpoint_epoch=checkpoint_epoch,
+        choice=model,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from ..schemas.actions import Action
+from ..schemas.jobs import ModelChoice
 from ..schemas.results import JobResult
 from .data import DatasetLike
 from .execution import ParentLike, run_network_action
@@ -17,13 +18,12 @@ def retrain(
     eval_data: DatasetLike | None = None,
     *,
     spec: dict[str, object] | None = None,
-    checkpoint: str = "best_model",
-    checkpoint_epoch: int | None = None,
+    model: ModelChoice | None = None,
 ) -> JobResult:
     """Train the model of `parent` further, most often one that was pruned, in its own shapes."""
     return run_network_action(
         Action.RETRAIN,
-        lambda i: i.implementation.train(
+        lambda i: i.implementation.retrain(
             i.spec,
             train_data=i.data["train"],
             eval_data=i.data.get("eval"),
@@ -35,6 +35,5 @@ def retrain(
         spec=spec,
         datasets={"train": data, "eval": eval_data},
         parent=parent,
-        checkpoint=checkpoint,
-        checkpoint_epoch=checkpoint_epoch,
+        choice=model,
     )

@@ -7,6 +7,7 @@ import platform
 import queue
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -217,11 +218,28 @@ def _environment() -> str:
     return "\n".join([f"# Python {platform.python_version()} on {platform.platform()}", *packages, ""])
 
 
-def log_model(run: Tracking, result: JobResult, folder: Path) -> None:
+def log_model(run: Tracking, result: JobResult, folder: Path, implementation: Any) -> None:
     """Record the model of a job with its signature, loadable by `mlflow.pyfunc.load_model`."""
-    from .mlflow_models import log_onnx_model, log_weights
+    model = result.artifact(ArtifactKind.ONNX) or result.artifact(ArtifactKind.WEIGHTS, result.best_epoch)
+    if model is None:
+        return
+    import mlflow
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
 
-    if (onnx := result.artifact(ArtifactKind.ONNX)) is not None:
-        log_onnx_model(run.run_id, folder / onnx.path)
-    elif (weights := result.artifact(ArtifactKind.WEIGHTS, result.best_epoch)) is not None:
-        log_weights(run.run_id, folder / weights.path)
+    record = implementation.open_predictor(folder / model.path).record
+    pixels = TensorSpec(np.dtype(np.float32), (-1, *record.shape), "pixels")
+    logits = TensorSpec(np.dtype(np.float32), (-1, len(record.classes)), "logits")
+    with mlflow.start_run(run_id=run.run_id, log_system_metrics=False), warnings.catch_warnings():
+        # It would like an input example, which means to run the model once more.
+        warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+        mlflow.pyfunc.log_model(
+            name=str(result.action),
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            artifacts={"model": str(folder / model.path)},
+            model_config={"network": result.network},
+            signature=ModelSignature(inputs=Schema([pixels]), outputs=Schema([logits])),
+            pip_requirements=[f"prefect-trainyard=={__version__}"],
+            metadata={"job_id": result.job_id, "sha256": model.sha256},
+        )

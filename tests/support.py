@@ -76,3 +76,37 @@ def wait_for_job(client: httpx.Client, path: str, timeout_s: float = 180.0) -> d
         return job if job.get("status") in ("Done", "Error", "Canceled") else None
 
     return poll(read, f"the end of {path}", timeout_s, every_s=0.2)
+
+
+#: Two epochs of a small network: enough to see everything that a job leaves behind.
+QUICK_TRAIN: dict[str, Any] = {
+    "model": {"backbone": {"type": "resnet10t"}, "input_width": 32, "input_height": 32},
+    "dataset": {"batch_size": 64, "workers": 0, "augmentation": {"horizontal_flip": 0.0}},
+    "train": {"train_config": {"runner": {"max_epochs": 2}}},
+}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """An experiment with a train job and an export job that are Done."""
+
+    client: httpx.Client
+    train_set: str
+    eval_set: str
+    experiment: str
+    train: str
+    export: str
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        shown: dict[str, Any] = self.client.get(f"experiments/{self.experiment}/jobs/{job_id}").json()
+        return shown
+
+
+def upload_dataset(client: httpx.Client, archive: Path, format: str = "classification_pyt") -> str:
+    made = client.post("datasets", json={"type": "image_classification", "format": format, "name": archive.name})
+    assert made.status_code == 201, made.text
+    dataset_id: str = made.json()["id"]
+    with archive.open("rb") as stream:
+        sent = client.post(f"datasets/{dataset_id}:upload", files={"file": (archive.name, stream)})
+    assert sent.status_code == 201 or sent.status_code == 200, sent.text
+    return dataset_id

@@ -1,0 +1,268 @@
+"""The indexed form of an image set, the only one that networks read: one folder of three files.
+
+dataset.json    an `IndexInfo`
+index.parquet   a row per image: path, label, width, height, offset, length, sha256
+images.bin      the encoded images, back to back in the order of the rows
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..schemas.errors import DatasetError
+from ..schemas.reporting import Reporter, SilentReporter
+from .disk import full_disk_as_storage_full, sync
+from .folder import read_folder
+from .image_folder import LabelledImage, read_image, scan_images
+from .images import decode_rgb, image_size
+from .manifest import RawFile, digest_of, hash_file
+from .parallel import map_in_order
+
+#: Raised when the three files change in a way that older readers misread.
+INDEX_VERSION = 1
+
+INFO_FILE, ROWS_FILE, IMAGES_FILE = "dataset.json", "index.parquet", "images.bin"
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("length", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+    ]
+)
+
+_REBUILD = "Run the convert job of the data set again."
+
+
+class IndexInfo(BaseModel):
+    """What `dataset.json` says about an index."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = INDEX_VERSION
+    type: str = "image_classification"
+    classes: list[str] = Field(description="In the order of the labels; empty for a set without labels.")
+    class_counts: dict[str, int]
+    count: int = Field(ge=1)
+    size_bytes: int = Field(ge=1, description="Size of images.bin.")
+    digest: str = Field(description="SHA-256 over classes and, per image, path, label and hash.")
+    format: str = Field(description="Format of the raw set that this was built from.")
+    raw_digest: str = Field(description="Digest of the raw set's manifest.")
+
+
+class _Row(NamedTuple):
+    path: str
+    label: int
+    width: int
+    height: int
+    offset: int
+    length: int
+    sha256: str
+
+
+class _Encoded(NamedTuple):
+    image: LabelledImage
+    content: bytes
+    width: int
+    height: int
+    sha256: str
+
+
+def build_index(raw_root: Path, format: str, destination: Path, reporter: Reporter | None = None) -> IndexInfo:
+    """Write the index of the image set below `raw_root` as the folder `destination` and return its facts.
+
+    The same images give the same bytes. The folder appears whole or not at all; one that is there
+    is replaced.
+
+    Raises:
+        DatasetError: the set is not as `check_layout` wants it.
+        StorageFull: no room left.
+    """
+    reporter = reporter or SilentReporter()
+    found = scan_images(raw_root, format)
+    with full_disk_as_storage_full("write the indexed data set"):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
+        try:
+            rows = _write_images(raw_root, found.images, partial / IMAGES_FILE, reporter)
+            others = sorted(set(read_folder(raw_root).files) - {image.path for image in found.images})
+            hashed = [
+                *(RawFile(path=row.path, size_bytes=row.length, sha256=row.sha256) for row in rows),
+                *(hash_file(raw_root, path) for path in others),
+            ]
+            columns = dict(zip(_Row._fields, map(list, zip(*rows, strict=True)), strict=True))
+            pq.write_table(pa.table(columns, schema=_SCHEMA), partial / ROWS_FILE, compression="zstd")
+            info = IndexInfo(
+                classes=list(found.classes),
+                class_counts=found.class_counts(),
+                count=len(rows),
+                size_bytes=rows[-1].offset + rows[-1].length,
+                digest=_digest(found.classes, rows),
+                format=format,
+                raw_digest=digest_of(hashed),
+            )
+            (partial / INFO_FILE).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            for path in (partial / ROWS_FILE, partial / INFO_FILE, partial):
+                sync(path)
+            # why: mkdtemp makes folders that only their owner may enter.
+            partial.chmod(0o755)
+            if destination.exists():
+                shutil.rmtree(destination)
+            partial.rename(destination)
+            sync(destination.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return info
+
+
+def _write_images(raw_root: Path, images: tuple[LabelledImage, ...], file: Path, reporter: Reporter) -> list[_Row]:
+    def encode(image: LabelledImage) -> _Encoded:
+        content = read_image(raw_root, image.path)
+        width, height = image_size(content, str(image.path))
+        return _Encoded(image, content, width, height, hashlib.sha256(content).hexdigest())
+
+    rows: list[_Row] = []
+    offset = 0
+    step = max(1, len(images) // 50)
+    with file.open("wb") as stream:
+        for image, content, width, height, sha256 in map_in_order(encode, images):
+            stream.write(content)
+            rows.append(_Row(str(image.path), image.label, width, height, offset, len(content), sha256))
+            offset += len(content)
+            if len(rows) % step == 0 or len(rows) == len(images):
+                reporter.progress(len(rows) / len(images), f"{len(rows)} of {len(images)} images indexed")
+    sync(file)
+    return rows
+
+
+def _digest(classes: Iterable[str], rows: Iterable[_Row]) -> str:
+    digest = hashlib.sha256()
+    for name in classes:
+        digest.update(f"class {name}\n".encode())
+    for row in rows:
+        digest.update(f"{row.sha256} {row.label} {row.path}\n".encode())
+    return digest.hexdigest()
+
+
+class ImageIndex:
+    """An open index. Images are read through a shared memory map: cheap to fork, and to pickle for other processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.info = _read_info(folder)
+        table = _read_rows(folder, self.info)
+        self.labels: npt.NDArray[np.int64] = table["label"].to_numpy().astype(np.int64)
+        self.widths: npt.NDArray[np.int64] = table["width"].to_numpy().astype(np.int64)
+        self.heights: npt.NDArray[np.int64] = table["height"].to_numpy().astype(np.int64)
+        self._offsets: npt.NDArray[np.int64] = table["offset"].to_numpy()
+        self._lengths: npt.NDArray[np.int64] = table["length"].to_numpy()
+        self._paths: list[str] = table["path"].to_pylist()
+        self._check()
+        with (folder / IMAGES_FILE).open("rb") as stream:
+            self._images = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __len__(self) -> int:
+        return self.info.count
+
+    def __reduce__(self) -> tuple[type[ImageIndex], tuple[Path]]:
+        return type(self), (self.folder,)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes in the order of the labels; empty for a set without labels."""
+        return self.info.classes
+
+    @property
+    def digest(self) -> str:
+        """One hash for images, labels and classes: the version of the data."""
+        return self.info.digest
+
+    def path(self, i: int) -> str:
+        """Return the path that image `i` had in the raw set."""
+        return self._paths[i]
+
+    def read(self, i: int) -> bytes:
+        """Return the encoded bytes of image `i`, as they were uploaded."""
+        start = int(self._offsets[i])
+        return self._images[start : start + int(self._lengths[i])]
+
+    def image(self, i: int) -> Image.Image:
+        """Return image `i` upright and in mode RGB.
+
+        Raises:
+            DatasetError: the bytes changed since the index was built.
+        """
+        return decode_rgb(self.read(i), self.path(i))
+
+    def _check(self) -> None:
+        ends = np.cumsum(self._lengths)
+        size_bytes = (self.folder / IMAGES_FILE).stat().st_size
+        if size_bytes != self.info.size_bytes or int(ends[-1]) != size_bytes:
+            raise _damaged(self.folder, f"{IMAGES_FILE} has {size_bytes} bytes, not {self.info.size_bytes}")
+        if (self._lengths <= 0).any() or (self._offsets != ends - self._lengths).any():
+            raise _damaged(self.folder, f"{ROWS_FILE} and {IMAGES_FILE} do not belong together")
+        lowest, highest = (0, len(self.classes) - 1) if self.classes else (-1, -1)
+        if self.labels.min() < lowest or self.labels.max() > highest:
+            raise _damaged(self.folder, f"{ROWS_FILE} has labels without a class")
+
+
+def open_index(folder: Path) -> ImageIndex:
+    """Return the index in `folder`.
+
+    Raises:
+        DatasetError: there is none, it is of another version or it is damaged.
+    """
+    return ImageIndex(folder)
+
+
+def _read_info(folder: Path) -> IndexInfo:
+    if not (folder / INFO_FILE).is_file():
+        raise DatasetError(f"There is no indexed data set in {folder}.", hint="Run the convert job of the data set.")
+    try:
+        info = IndexInfo.model_validate_json((folder / INFO_FILE).read_bytes())
+    except ValidationError as error:
+        raise _damaged(folder, f"{INFO_FILE} is not readable") from error
+    if info.version != INDEX_VERSION:
+        raise DatasetError(
+            f"The indexed data set in {folder} has version {info.version}, and this program reads {INDEX_VERSION}.",
+            hint=_REBUILD,
+        )
+    return info
+
+
+def _read_rows(folder: Path, info: IndexInfo) -> pa.Table:
+    for name in (ROWS_FILE, IMAGES_FILE):
+        if not (folder / name).is_file():
+            raise _damaged(folder, f"{name} is missing")
+    try:
+        # why: no threads, since a process that forks workers must not have started any.
+        table = pq.read_table(folder / ROWS_FILE, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(folder, f"{ROWS_FILE} is not readable") from error
+    if not table.schema.equals(_SCHEMA):
+        raise _damaged(folder, f"{ROWS_FILE} has other columns than {', '.join(_SCHEMA.names)}")
+    if table.num_rows != info.count:
+        raise _damaged(folder, f"{ROWS_FILE} has {table.num_rows} rows, not {info.count}")
+    return table
+
+
+def _damaged(folder: Path, what: str) -> DatasetError:
+    return DatasetError(f"The indexed data set in {folder} is damaged: {what}.", hint=_REBUILD)

@@ -1,0 +1,62 @@
+"""What the documents say is run or compared with the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prefect_trainyard.deployments.settings import YardSettings
+from support import QUICK_TRAIN, ROOT
+
+
+def settings_table() -> str:
+    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    for name, field in YardSettings.model_fields.items():
+        factory = field.default_factory
+        default = "the cores of the machine" if factory else "" if field.default is None else f"`{field.default}`"
+        rows.append(f"| `{name}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_settings_is_complete() -> None:
+    assert settings_table() in (ROOT / "docs" / "yard.md").read_text()
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.slow
+def test_the_flow_in_the_readme_runs_with_prefect_alone(digits: Path, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(code.strip().splitlines()) <= 12
+    script = tmp_path / "custom.py"
+    script.write_text(
+        f"{code}\n\n"
+        "if __name__ == '__main__':\n"
+        "    from prefect.testing.utilities import prefect_test_harness\n"
+        "    with prefect_test_harness():\n"
+        f"        print('accuracy', small_classifier({str(digits / 'train')!r}, {str(digits / 'eval')!r}, {QUICK_TRAIN!r}))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "TRAINYARD_"))}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=280,
+        env={
+            **environment,
+            "TRAINYARD_STORAGE_URL": f"file://{tmp_path}/storage",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        },
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    accuracy = float(re.findall(r"accuracy ([0-9.]+)", done.stdout)[-1])
+    assert 0.5 < accuracy <= 1.0
