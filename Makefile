@@ -38,6 +38,7 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
+	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/start_latency.py
 
 clean:

@@ -24,6 +24,22 @@ WORK_POOL = "trainyard"
 WORKER_TYPE = "trainyard"
 
 
+#: What the form says under each field. The spec has descriptions of its own.
+_ARGUMENTS = """
+    org: Org that the job belongs to.
+    experiment_id: Experiment that the job belongs to.
+    dataset_id: Data set to convert.
+    network: Name of the network; left out, that of the experiment.
+    parent_job_id: Job whose model this job starts from.
+    datasets: Data sets of this job instead of those of the experiment.
+    base_experiment_id: Pretrained weights instead of those of the experiment.
+    checkpoint: Which weights of the parent to use; left out, the choice of the experiment.
+    checkpoint_epoch: Epoch for from_epoch_number.
+    name: Name of the job.
+    spec: Parameters of the action.
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeployedFlow:
     """One deployment: `flow/name` in the words of Prefect."""
@@ -86,7 +102,7 @@ def _form(function: Callable[..., Any], specs: dict[str, type[Spec]]) -> dict[st
         ],
         return_annotation=None,
     )
-    form.__doc__ = function.__doc__
+    form.__doc__ = f"{function.__doc__}\n\nArgs:{_ARGUMENTS}"
     return parameter_schema(form).model_dump_for_openapi()
 
 

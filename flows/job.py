@@ -132,7 +132,7 @@ def _run(request: JobRequest) -> JobResult:
         job = JobContext(
             org=request.org,
             job_id=job_id,
-            experiment=f"{request.org}/{request.experiment_id}" if record else f"{request.org}/datasets",
+            experiment=f"{request.org}/{record.id if record else 'datasets'}",
             storage=storage,
             flow_run_id=job_id,
             parent_job_id=str(request.parent_job_id) if request.parent_job_id else None,

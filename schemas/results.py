@@ -89,3 +89,12 @@ class JobResult(Output):
             if artifact.kind == kind and (epoch is None or artifact.epoch == epoch):
                 return artifact
         return None
+
+    @property
+    def model(self) -> Artifact | None:
+        """The model that the job made: its engine, its ONNX file or its best weights."""
+        return (
+            self.artifact(ArtifactKind.ENGINE)
+            or self.artifact(ArtifactKind.ONNX)
+            or self.artifact(ArtifactKind.WEIGHTS, self.best_epoch)
+        )

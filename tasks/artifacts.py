@@ -22,7 +22,6 @@ from prefect.utilities.slugify import slugify
 
 from ..schemas.progress import JobProgress
 from ..schemas.results import ArtifactKind, JobResult
-from .context import JobContext
 
 logger = get_logger("trainyard.artifacts")
 
@@ -30,15 +29,20 @@ logger = get_logger("trainyard.artifacts")
 MAX_PICTURE_BYTES = 1_000_000
 
 
+def _key(title: str, what: str) -> str:
+    """Return a key that the artifacts of all jobs of one kind share: Prefect shows them as its versions."""
+    return slugify(f"{title} {what}")
+
+
 class ProgressArtifact:
     """A progress bar in the Prefect UI, updated from a thread so that training never waits for it."""
 
-    def __init__(self, job: JobContext) -> None:
+    def __init__(self, title: str) -> None:
         self._queue: queue.SimpleQueue[float | None] = queue.SimpleQueue()
         self._id: UUID | None = None
         if FlowRunContext.get() is None and TaskRunContext.get() is None:
             return
-        made = create_progress_artifact(0.0, key=f"progress-{job.job_id}", description="Progress of the job")
+        made = create_progress_artifact(0.0, key=_key(title, "progress"), description="Progress of the job")
         assert isinstance(made, UUID)  # a coroutine only where an event loop runs
         self._id = made
         self._thread = threading.Thread(target=self._send_all, name="trainyard-progress", daemon=True)
@@ -70,26 +74,26 @@ class ProgressArtifact:
                 logger.warning("The progress artifact was not updated: %s", error)
 
 
-def publish_artifacts(job: JobContext, result: JobResult, folder: Path, run_url: str | None) -> None:
+def publish_artifacts(title: str, result: JobResult, folder: Path, run_url: str | None) -> None:
     """Leave the result of a job in the Prefect UI."""
     if FlowRunContext.get() is None and TaskRunContext.get() is None:
         return
     if run_url:
         create_link_artifact(
-            run_url, link_text="MLflow run", key=f"mlflow-{job.job_id}", description="Metrics of the job"
+            run_url, link_text="MLflow run", key=_key(title, "mlflow"), description="Metrics of the job"
         )
     rows = [{"metric": name, "value": f"{value:.6g}"} for name, value in result.kpi.items()]
     if result.parameter_count is not None:
         rows.append({"metric": "parameters", "value": f"{result.parameter_count:,}"})
     if rows:
-        create_table_artifact(rows, key=f"metrics-{job.job_id}", description=f"Metrics of {result.action}")
+        create_table_artifact(rows, key=_key(title, "metrics"), description=f"Metrics of {result.action}")
     per_class = _per_class(result)
     if per_class:
-        create_table_artifact(per_class, key=f"classes-{job.job_id}", description="Metrics per class")
+        create_table_artifact(per_class, key=_key(title, "classes"), description="Metrics per class")
     if result.history:
         create_table_artifact(
             [{"epoch": e.epoch, **{k: f"{v:.5g}" for k, v in e.metrics.items()}} for e in result.history],
-            key=f"epochs-{job.job_id}",
+            key=_key(title, "epochs"),
             description="Metrics per epoch",
         )
     for artifact in result.artifacts:
@@ -98,7 +102,7 @@ def publish_artifacts(job: JobContext, result: JobResult, folder: Path, run_url:
             picture = base64.b64encode(file.read_bytes()).decode()
             create_image_artifact(
                 f"data:image/png;base64,{picture}",
-                key=f"{slugify(file.stem)}-{job.job_id}",
+                key=_key(title, file.stem),
                 description=artifact.title or file.stem,
             )
 

@@ -32,7 +32,7 @@ def convert(data: str | Path, *, format: str | None = None, action: Action = Act
     """
     job = current_job()
     with job_folder(job) as (folder, scratch), tracking(job, folder) as run:
-        reporter = JobReporter(job, folder)
+        reporter = JobReporter(job, folder, str(action))
         started, start = datetime.now(UTC), time.monotonic()
         try:
             source = index_source(job.storage, data, scratch, format)
@@ -65,7 +65,7 @@ def convert(data: str | Path, *, format: str | None = None, action: Action = Act
                 started_at=started,
                 seconds=round(time.monotonic() - start, 3),
             )
-            publish_artifacts(job, result, folder.work, run.url)
+            publish_artifacts(str(action), result, folder.work, run.url)
             run.finish(result)
             reporter.progress(1.0, result.message)
         finally:

@@ -83,7 +83,7 @@ def index_folder(
     source = index_source(job.storage, dataset, scratch, format)
     built = target / f"{_name(str(dataset))}-index"
     if not built.exists():
-        reporter.log(f"Indexing {source.folder}.")
+        reporter.log(f"Indexing {source.stored or source.folder}: no convert job has done it.")
         build_index(source.folder, source.format, built)
     return built
 

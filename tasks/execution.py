@@ -69,9 +69,10 @@ def run_network_action(
     chosen = get_network(network or (record.network if record else None) or "")
     if record is not None and record.network != chosen.name:
         raise ActionNotAllowed(f"The parent job is of {record.network}, not of {chosen.name}.")
+    title = describe(action, chosen.name)
     parsed = parse_spec(chosen.spec(action), dict(spec or {}))
     with job_folder(job) as (folder, scratch), tracking(job, folder) as run:
-        reporter = JobReporter(job, folder)
+        reporter = JobReporter(job, folder, title)
         reporter.metrics = run.writer
         started, start = datetime.now(UTC), time.monotonic()
         try:
@@ -82,7 +83,7 @@ def run_network_action(
             }
             digests = {role: open_index(path).digest for role, path in data.items()}
             run.describe(
-                title=describe(action, chosen.name),
+                title=title,
                 action=action,
                 network=chosen.name,
                 spec=parsed.model_dump(mode="json"),
@@ -113,7 +114,7 @@ def run_network_action(
                 started_at=started,
                 seconds=round(time.monotonic() - start, 3),
             )
-            publish_artifacts(job, result, folder.work, run.url)
+            publish_artifacts(title, result, folder.work, run.url)
             log_model(run, result, folder.work, inputs.implementation)
             run.finish(result)
         finally:
@@ -154,8 +155,11 @@ def _model_of(
             hint=f"Its parent is one of: {', '.join(sorted(MODEL_PARENTS.get(action, frozenset()))) or 'none'}.",
         )
     artifact = choose_model(parent, choice)
-    path = f"{job.storage.relative(parent.uri)}/{artifact.path}"
-    return job.storage.local_copy(path, scratch / "parent")
+    folder, _, name = f"{job.storage.relative(parent.uri)}/{artifact.path}".rpartition("/")
+    if artifact.kind is ArtifactKind.ENGINE:
+        # A TensorRT engine has a description beside it.
+        return job.storage.local_copy(folder, scratch / "parent") / name
+    return job.storage.local_copy(f"{folder}/{name}", scratch / "parent")
 
 
 def choose_model(parent: JobResult, choice: ModelChoice) -> Artifact:

@@ -28,11 +28,11 @@ STATUS_FILE = "status.json"
 class JobReporter:
     """Takes the reports of one attempt of a job."""
 
-    def __init__(self, job: JobContext, folder: JobFolder) -> None:
+    def __init__(self, job: JobContext, folder: JobFolder, title: str) -> None:
         self._job = job
         self._folder = folder
         self._logger = run_logger()
-        self._progress = ProgressArtifact(job)
+        self._progress = ProgressArtifact(title)
         self._last_report = 0.0
         self._last_fraction = 0.0
         self._seconds_per_epoch: list[float] = []

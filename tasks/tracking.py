@@ -102,8 +102,9 @@ class Tracking:
         name = self._job.experiment
         if (found := self._client.get_experiment_by_name(name)) is not None:
             return found.experiment_id
+        tags = {"trainyard.org": self._job.org, "mlflow.experimentKind": "custom_model_development"}
         try:
-            return str(self._client.create_experiment(name, tags={"trainyard.org": self._job.org}))
+            return str(self._client.create_experiment(name, tags=tags))
         except MlflowException:
             # Another job of the same experiment was faster.
             found = self._client.get_experiment_by_name(name)
@@ -220,9 +221,9 @@ def _environment() -> str:
 
 def log_model(run: Tracking, result: JobResult, folder: Path, implementation: Any) -> None:
     """Record the model of a job with its signature, loadable by `mlflow.pyfunc.load_model`."""
-    model = result.artifact(ArtifactKind.ONNX) or result.artifact(ArtifactKind.WEIGHTS, result.best_epoch)
-    if model is None:
-        return
+    model = result.model
+    if model is None or model.kind is ArtifactKind.ENGINE:
+        return  # an engine is bound to the machine that built it
     import mlflow
     import numpy as np
     from mlflow.models import ModelSignature

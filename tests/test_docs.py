@@ -42,7 +42,8 @@ def test_the_flow_in_the_readme_runs_with_prefect_alone(digits: Path, tmp_path: 
         "if __name__ == '__main__':\n"
         "    from prefect.testing.utilities import prefect_test_harness\n"
         "    with prefect_test_harness():\n"
-        f"        print('accuracy', small_classifier({str(digits / 'train')!r}, {str(digits / 'eval')!r}, {QUICK_TRAIN!r}))\n"
+        f"        folders = {str(digits / 'train')!r}, {str(digits / 'eval')!r}\n"
+        f"        print('accuracy', small_classifier(*folders, {QUICK_TRAIN!r}))\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "TRAINYARD_"))}
     done = subprocess.run(

@@ -56,8 +56,8 @@ def test_delete_reports_what_it_freed_and_is_idempotent(storage: ArtifactStorage
     storage.write_bytes("acme/jobs/1/a", b"12345")
     storage.write_bytes("acme/jobs/1/b/c", b"123")
     storage.write_bytes("acme/jobs/10/a", b"1")
-    assert storage.delete("acme/jobs/1") == 8
-    assert storage.delete("acme/jobs/1") == 0
+    assert storage.remove("acme/jobs/1") == 8
+    assert storage.remove("acme/jobs/1") == 0
     assert not storage.exists("acme/jobs/1/a")
     assert storage.read_bytes("acme/jobs/10/a") == b"1"
 
@@ -72,7 +72,7 @@ def test_absent_things_are_not_found(storage: ArtifactStorage, tmp_path: Path) -
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../b", "a//b", "a/./b", "a\\b", "a\0b", "..", "."])
 def test_no_path_leaves_the_storage(storage: ArtifactStorage, path: str) -> None:
-    for use in (storage.read_bytes, storage.exists, storage.list_files, storage.delete):
+    for use in (storage.read_bytes, storage.exists, storage.list_files, storage.remove):
         with pytest.raises(InvalidInput):
             use(path)
     with pytest.raises(InvalidInput):

@@ -62,7 +62,7 @@ def test_a_job_is_a_flow_run_with_a_readable_name_and_tags(yard: Yard, chain: Ch
 
 def test_a_job_leaves_progress_tables_pictures_and_a_link_in_prefect(yard: Yard, chain: Chain) -> None:
     found = prefect(yard, "POST", "artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [chain.train]}}})
-    by_key = {artifact["key"].removesuffix(f"-{chain.train}"): artifact for artifact in found}
+    by_key = {artifact["key"].removeprefix("train-classification-pyt-"): artifact for artifact in found}
     assert by_key["progress"]["type"] == "progress"
     assert float(by_key["progress"]["data"]) == 100.0
     metrics = {row["metric"]: row["value"] for row in json.loads(by_key["metrics"]["data"])}

@@ -1,0 +1,118 @@
+"""Data sets, and the upload of their files."""
+
+from __future__ import annotations
+
+from typing import Annotated, get_args
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+
+from ....schemas.errors import InvalidInput, YardError
+from ...body import documented, json_body
+from ...deps import ScopeDep, ServicesDep, SettingsDep
+from ...multipart import FIELD, receive_file
+from ...multipart import Body as UploadBody
+from ...services.specs import read_schema
+from .query import Filter, Size, Skip, Sort, list_out, matches, page
+from .schemas import DatasetFormat, DatasetIn, DatasetType
+from .translate import dataset_out, dataset_values
+
+router = APIRouter(prefix="/datasets", tags=["DATASET"])
+
+#: Clients compare this with `==`, spelling included.
+UPLOADED = "Server recieved file and upload process started"
+
+_WORDS = {"name": None, "format": get_args(DatasetFormat), "type": get_args(DatasetType)}
+_UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "properties": {FIELD: {"type": "string", "format": "binary"}},
+                }
+            }
+        },
+    }
+}
+
+Body = Annotated[DatasetIn, Depends(json_body(DatasetIn))]
+
+
+@router.get("", summary="List Datasets")
+async def list_datasets(
+    scope: ScopeDep,
+    services: ServicesDep,
+    skip: Skip = 0,
+    size: Size = 1000,
+    sort: Sort = "date-descending",
+    name: Filter = None,
+    format: Filter = None,
+    type: Filter = None,
+) -> JSONResponse:
+    """Returns the list of Datasets"""
+    window = page(skip, size, sort)
+    filters = matches(_WORDS, {"name": name, "format": format, "type": type})
+    views, total = await services.datasets.read_list(scope.org, filters, window)
+    return list_out("datasets", [dataset_out(view, scope) for view in views], total, window, scope)
+
+
+@router.post("", status_code=201, summary="Create new Dataset", openapi_extra=documented(DatasetIn))
+async def create_dataset(scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
+    """Returns the new Dataset"""
+    if body.type is None or body.format is None:
+        raise InvalidInput(f"{'type' if body.type is None else 'format'}: it is required.")
+    if body.pull:
+        raise InvalidInput("pull: fetching data is not available yet.", hint="Upload an archive with :upload.")
+    values, labels = dataset_values(body)
+    view = await services.datasets.create(
+        scope.org, scope.caller.user_id, type=body.type, format=body.format, values=values, labels=labels
+    )
+    return JSONResponse(dataset_out(view, scope), 201)
+
+
+@router.post("/{dataset_id}:upload", status_code=201, summary="Upload files", openapi_extra=_UPLOAD_BODY)
+async def upload_dataset(
+    dataset_id: UUID, request: Request, scope: ScopeDep, services: ServicesDep, settings: SettingsDep
+) -> JSONResponse:
+    """Adds the images of a tar or tar.gz to the Dataset; several uploads are merged"""
+    body = UploadBody(request)
+    try:
+        async with services.uploads.receiving(scope.org, dataset_id, body.declared_bytes) as upload:
+            await receive_file(body, upload.archive, settings.upload_max_bytes)
+            await services.uploads.merge(upload)
+    except YardError:
+        await body.drain()
+        raise
+    return JSONResponse({"message": UPLOADED}, 201)
+
+
+@router.get("/{dataset_id}/specs/{action}/schema", summary="Retrieve Specs schema")
+async def read_specs_schema(dataset_id: UUID, action: str, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
+    """Returns the Specs schema for a given action"""
+    await services.datasets.read(scope.org, dataset_id)
+    return JSONResponse(read_schema(action, None))
+
+
+@router.get("/{dataset_id}", summary="Retrieve Dataset")
+async def read_dataset(dataset_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
+    """Returns the Dataset"""
+    return JSONResponse(dataset_out(await services.datasets.read(scope.org, dataset_id), scope))
+
+
+@router.put("/{dataset_id}", summary="Update Dataset", openapi_extra=documented(DatasetIn))
+@router.patch("/{dataset_id}", summary="Partial update Dataset", openapi_extra=documented(DatasetIn))
+async def update_dataset(dataset_id: UUID, scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
+    """Returns the updated Dataset"""
+    values, labels = dataset_values(body)
+    values |= {name: word for name in ("type", "format") if (word := getattr(body, name)) is not None}
+    return JSONResponse(dataset_out(await services.datasets.update(scope.org, dataset_id, values, labels), scope))
+
+
+@router.delete("/{dataset_id}", summary="Delete Dataset")
+async def delete_dataset(dataset_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
+    """Returns the deleted Dataset"""
+    return JSONResponse(dataset_out(await services.datasets.delete(scope.org, dataset_id), scope))

@@ -1,0 +1,92 @@
+"""Experiments."""
+
+from __future__ import annotations
+
+from typing import Annotated, get_args
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import JSONResponse
+
+from ....schemas.errors import InvalidInput
+from ...body import documented, json_body
+from ...deps import ScopeDep, ServicesDep
+from ...services.paging import Match
+from ...services.specs import read_schema
+from .query import Filter, Size, Skip, Sort, flag, list_out, matches, page
+from .schemas import ExperimentIn, ExperimentType, NetworkArch
+from .translate import experiment_out, experiment_values
+
+router = APIRouter(prefix="/experiments", tags=["EXPERIMENT"])
+
+_WORDS = {"name": None, "kind": get_args(ExperimentType), "network": get_args(NetworkArch)}
+
+Body = Annotated[ExperimentIn, Depends(json_body(ExperimentIn))]
+
+
+@router.get("", summary="List Experiments")
+async def list_experiments(
+    scope: ScopeDep,
+    services: ServicesDep,
+    skip: Skip = 0,
+    size: Size = 1000,
+    sort: Sort = "date-descending",
+    name: Filter = None,
+    type: Filter = None,
+    arch: Filter = None,
+    network_arch: Filter = None,
+    read_only: Filter = None,
+    user_only: Annotated[bool, Query(description="Only those that the caller made")] = False,
+) -> JSONResponse:
+    """Returns the list of Experiments"""
+    window = page(skip, size, sort)
+    filters = matches(_WORDS, {"name": name, "kind": type, "network": arch})
+    filters += matches(_WORDS, {"network": network_arch})
+    if (wanted := flag("read_only", read_only)) is not None:
+        filters.append(wanted)
+    if user_only:
+        filters.append(Match("user_id", scope.caller.user_id))
+    views, total = await services.experiments.read_list(scope.org, filters, window)
+    return list_out("experiments", [experiment_out(view, scope) for view in views], total, window, scope)
+
+
+@router.post("", status_code=201, summary="Create new Experiment", openapi_extra=documented(ExperimentIn))
+async def create_experiment(scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
+    """Returns the new Experiment"""
+    if body.network_arch is None:
+        raise InvalidInput("network_arch: it is required.")
+    values, labels, datasets = experiment_values(body)
+    view = await services.experiments.create(
+        scope.org, scope.caller.user_id, body.network_arch, values=values, labels=labels, datasets=datasets
+    )
+    return JSONResponse(experiment_out(view, scope), 201)
+
+
+@router.get("/{experiment_id}/specs/{action}/schema", summary="Retrieve Specs schema")
+async def read_specs_schema(experiment_id: UUID, action: str, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
+    """Returns the Specs schema for a given action"""
+    view = await services.experiments.read(scope.org, experiment_id)
+    return JSONResponse(read_schema(action, view.row.network))
+
+
+@router.get("/{experiment_id}", summary="Retrieve Experiment")
+async def read_experiment(experiment_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
+    """Returns the Experiment"""
+    return JSONResponse(experiment_out(await services.experiments.read(scope.org, experiment_id), scope))
+
+
+@router.put("/{experiment_id}", summary="Update Experiment", openapi_extra=documented(ExperimentIn))
+@router.patch("/{experiment_id}", summary="Partial update Experiment", openapi_extra=documented(ExperimentIn))
+async def update_experiment(experiment_id: UUID, scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
+    """Returns the updated Experiment"""
+    values, labels, datasets = experiment_values(body)
+    view = await services.experiments.update(
+        scope.org, experiment_id, values=values, labels=labels, datasets=datasets, network=body.network_arch
+    )
+    return JSONResponse(experiment_out(view, scope))
+
+
+@router.delete("/{experiment_id}", summary="Delete Experiment")
+async def delete_experiment(experiment_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
+    """Cancels all related running jobs and returns the deleted Experiment"""
+    return JSONResponse(experiment_out(await services.experiments.delete(scope.org, experiment_id), scope))

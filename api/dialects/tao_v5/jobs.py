@@ -1,0 +1,233 @@
+"""Jobs of experiments and of data sets: the same routes below both."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import PurePosixPath
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from ....schemas.errors import InvalidInput, NotFound
+from ...body import documented, json_body
+from ...catalog.models import Job
+from ...deps import ScopeDep, ServicesDep
+from ...downloads import open_file, stored_file
+from ...services.container import Services
+from ...services.files import JobFile
+from ...services.jobs import NewJob, Owner
+from .query import JobSort, Size, Skip, list_out, page
+from .schemas import JobIn, LogIn, ResumeIn, StatusIn
+from .translate import job_out
+
+_TAR = "application/gzip"
+#: Ids that stand for all experiments or data sets in a list of jobs.
+_ALL = ("*", "all")
+
+
+async def enter_experiment(experiment_id: UUID, request: Request, scope: ScopeDep) -> None:
+    request.state.owner = Owner(org=scope.org, experiment_id=experiment_id)
+
+
+async def enter_dataset(dataset_id: UUID, request: Request, scope: ScopeDep) -> None:
+    request.state.owner = Owner(org=scope.org, dataset_id=dataset_id)
+
+
+async def enter_any_experiment(
+    experiment_id: Annotated[str, Path(max_length=36)], request: Request, scope: ScopeDep
+) -> None:
+    star = experiment_id in _ALL
+    request.state.owner = Owner(org=scope.org, experiment_id=None if star else _uuid("experiment_id", experiment_id))
+
+
+async def enter_any_dataset(dataset_id: Annotated[str, Path(max_length=36)], request: Request, scope: ScopeDep) -> None:
+    star = dataset_id in _ALL
+    request.state.owner = Owner(
+        org=scope.org, dataset_id=None if star else _uuid("dataset_id", dataset_id), of_datasets=True
+    )
+
+
+async def read_owner(request: Request) -> Owner:
+    """Return what the path says that the jobs belong to."""
+    owner = getattr(request.state, "owner", None)
+    if not isinstance(owner, Owner):  # FastAPI goes on after a malformed parameter, to report them all
+        raise InvalidInput("The id of the experiment or data set in the path is no UUID.")
+    return owner
+
+
+OwnerDep = Annotated[Owner, Depends(read_owner)]
+
+
+async def read_job(job_id: UUID, owner: OwnerDep, services: ServicesDep) -> Job:
+    return await services.jobs.read(owner, job_id)
+
+
+JobDep = Annotated[Job, Depends(read_job)]
+
+_lists, _jobs, _resumable = APIRouter(), APIRouter(), APIRouter()
+
+
+@_lists.get("", summary="List Jobs")
+async def list_jobs(
+    owner: OwnerDep,
+    scope: ScopeDep,
+    services: ServicesDep,
+    skip: Skip = 0,
+    size: Size = 1000,
+    sort: JobSort = "date-descending",
+) -> JSONResponse:
+    """Returns the list of Jobs; `*` or `all` in place of the id lists those of the org"""
+    window = page(skip, size, sort)
+    rows, total = await services.jobs.read_list(owner, window)
+    return list_out("jobs", [job_out(job, scope) for job in rows], total, window, scope)
+
+
+@_jobs.post("", status_code=201, summary="Run Jobs", openapi_extra=documented(JobIn))
+async def run_job(
+    owner: OwnerDep, services: ServicesDep, body: Annotated[JobIn, Depends(json_body(JobIn))]
+) -> JSONResponse:
+    """Asynchronously starts an action and returns the corresponding Job ID"""
+    if body.specs is not None and "cluster" in body.specs:
+        raise InvalidInput("specs.cluster: the place where a job runs cannot be chosen.", hint="Leave it out.")
+    asked = NewJob(
+        action=body.action,
+        parent_id=body.parent_job_id,
+        spec=body.specs,
+        name=body.name or "",
+        description=body.description or "",
+        num_gpu=body.num_gpu,
+        platform=body.platform,
+    )
+    return JSONResponse(str(await services.jobs.run(owner, asked)), 201)
+
+
+@_jobs.post("/{job_id}:cancel", summary="Cancel Job")
+async def cancel_job(job_id: UUID, owner: OwnerDep, services: ServicesDep) -> JSONResponse:
+    """Asks for the end of the job; a training job keeps its checkpoints"""
+    await services.jobs.cancel(owner, job_id)
+    return JSONResponse({})
+
+
+@_resumable.post("/{job_id}:resume", summary="Resume Job", openapi_extra=documented(ResumeIn))
+async def resume_job(
+    job_id: UUID, owner: OwnerDep, services: ServicesDep, body: Annotated[ResumeIn, Depends(json_body(ResumeIn))]
+) -> JSONResponse:
+    """Resumes a cancelled or paused job - train/retrain only"""
+    await services.jobs.resume(owner, job_id, parent_id=body.parent_job_id, spec=body.specs)
+    return JSONResponse({})
+
+
+@_jobs.head("/{job_id}:download", include_in_schema=False)
+@_jobs.get("/{job_id}:download", summary="Download Job Artifacts", response_class=Response)
+async def download_job(job: JobDep, request: Request, services: ServicesDep) -> Response:
+    """Download the Artifacts produced by a given job; parts of it by Range"""
+    path, size_bytes = services.files.tar(job)
+    return stored_file(request, services.storage, path, size_bytes, media_type=_TAR, name=f"{job.id}.tar.gz")
+
+
+@_jobs.get("/{job_id}:list_files", summary="List files of a Job")
+async def list_files(
+    job: JobDep, services: ServicesDep, retrieve_logs: bool = False, retrieve_specs: bool = False
+) -> JSONResponse:
+    """Returns the names of the files of the job"""
+    return JSONResponse(await services.files.names(job, logs=retrieve_logs, specs=retrieve_specs))
+
+
+@_jobs.get("/{job_id}:download_selective_files", summary="Download some files of a Job", response_class=Response)
+async def download_selective_files(
+    job: JobDep,
+    request: Request,
+    services: ServicesDep,
+    file_lists: Annotated[list[str] | None, Query()] = None,
+    best_model: bool = False,
+    latest_model: bool = False,
+    tar_files: bool = True,
+) -> Response:
+    """Download files by name, and the best or latest model; all of them when nothing is chosen"""
+    files = await services.files.select(job, file_lists or [], best=best_model, latest=latest_model)
+    if not tar_files and len(files) == 1:
+        return await _single(request, services, files[0])
+    packed, size_bytes = await services.files.pack(files)
+    return open_file(packed, size_bytes, media_type=_TAR, name=f"{job.id}.tar.gz")
+
+
+@_jobs.get("/{job_id}/logs", summary="Get Job logs", response_class=Response)
+async def read_logs(job: JobDep, request: Request, services: ServicesDep) -> Response:
+    """Returns the job logs"""
+    return await _log(request, services, services.files.log_path(job))
+
+
+@_jobs.get("/{job_id}:status_update", summary="Posts status for the job")
+@_jobs.post("/{job_id}:status_update", summary="Posts status for the job", openapi_extra=documented(StatusIn))
+async def update_status(
+    job: JobDep, scope: ScopeDep, services: ServicesDep, body: Annotated[StatusIn, Depends(json_body(StatusIn))]
+) -> JSONResponse:
+    """Saves received content to status file"""
+    if body.status is not None:
+        await services.reports.add_status(job, body.status)
+    return JSONResponse(job_out(job, scope))
+
+
+@_jobs.get("/{job_id}:log_update", summary="Posts log for the job")
+@_jobs.post("/{job_id}:log_update", summary="Posts log for the job", openapi_extra=documented(LogIn))
+async def update_log(
+    job: JobDep, scope: ScopeDep, services: ServicesDep, body: Annotated[LogIn, Depends(json_body(LogIn))]
+) -> JSONResponse:
+    """Saves received content to log file"""
+    if body.log_contents:
+        await services.reports.add_log(job, body.log_contents)
+    return JSONResponse(job_out(job, scope))
+
+
+@_jobs.get("/{job_id}", summary="Retrieve Job")
+async def get_job(job: JobDep, scope: ScopeDep) -> JSONResponse:
+    """Returns the Job"""
+    return JSONResponse(job_out(job, scope))
+
+
+@_jobs.delete("/{job_id}", summary="Delete Job")
+async def delete_job(job_id: UUID, owner: OwnerDep, services: ServicesDep) -> JSONResponse:
+    """Deletes a job that has ended, with its files"""
+    await services.jobs.delete(owner, job_id)
+    return JSONResponse({})
+
+
+router = APIRouter()
+for _prefix, _enter, _tag, _parts in (
+    ("/experiments/{experiment_id}/jobs", enter_any_experiment, "EXPERIMENT", (_lists,)),
+    ("/datasets/{dataset_id}/jobs", enter_any_dataset, "DATASET", (_lists,)),
+    ("/experiments/{experiment_id}/jobs", enter_experiment, "EXPERIMENT", (_resumable, _jobs)),
+    ("/datasets/{dataset_id}/jobs", enter_dataset, "DATASET", (_jobs,)),
+):
+    for _part in _parts:
+        router.include_router(_part, prefix=_prefix, tags=[_tag], dependencies=[Depends(_enter)])
+
+
+async def _single(request: Request, services: Services, file: JobFile) -> Response:
+    """Return one file as it is."""
+    name = PurePosixPath(file.name).name
+    if file.path is None:
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(file.content, media_type="application/octet-stream", headers=headers)
+    size_bytes = await asyncio.to_thread(services.storage.size, file.path)
+    return stored_file(
+        request, services.storage, file.path, size_bytes, media_type="application/octet-stream", name=name
+    )
+
+
+async def _log(request: Request, services: Services, path: str) -> Response:
+    try:
+        size_bytes = await asyncio.to_thread(services.storage.size, path)
+    except NotFound as error:
+        raise NotFound("Logs not found.") from error
+    return stored_file(request, services.storage, path, size_bytes, media_type="text/plain; charset=utf-8")
+
+
+def _uuid(name: str, text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise InvalidInput(f"{name}: it is no UUID.") from error

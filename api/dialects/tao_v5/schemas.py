@@ -1,0 +1,252 @@
+"""Request bodies of the document, with the bounds that it prints. What it does not know is ignored."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+INT_MAX = 2**63 - 1
+
+
+def _one_line(text: str) -> str:
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text):
+        raise ValueError("control characters and line breaks are not allowed")
+    return text
+
+
+def _printable(text: str) -> str:
+    if any(unicodedata.category(character) == "Cc" and character not in "\n\r\t" for character in text):
+        raise ValueError("control characters are not allowed")
+    return text
+
+
+def _telemetry_only(variables: dict[str, str]) -> dict[str, str]:
+    if foreign := [name for name in variables if not name.startswith(("WANDB_", "CLEARML_"))]:
+        raise ValueError(f"only WANDB_ and CLEARML_ variables are allowed, not {foreign[0][:100]!r}")
+    return variables
+
+
+Line36 = Annotated[str, StringConstraints(max_length=36), AfterValidator(_one_line)]
+Line100 = Annotated[str, StringConstraints(max_length=100), AfterValidator(_one_line)]
+Line250 = Annotated[str, StringConstraints(max_length=250), AfterValidator(_one_line)]
+Line500 = Annotated[str, StringConstraints(max_length=500), AfterValidator(_one_line)]
+Line1000 = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_one_line)]
+Line2048 = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_one_line)]
+Text1000 = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_printable)]
+Text5000 = Annotated[str, StringConstraints(max_length=5000), AfterValidator(_printable)]
+Variables = Annotated[dict[str, str], AfterValidator(_telemetry_only)]
+Count = Annotated[int, Field(ge=0, le=INT_MAX)]
+
+ActionWord = Literal[
+    "dataset_convert",
+    "convert",
+    "convert_efficientdet_tf2",
+    "train",
+    "evaluate",
+    "prune",
+    "retrain",
+    "export",
+    "gen_trt_engine",
+    "trtexec",
+    "inference",
+    "batchinfer",
+    "augment",
+    "annotation_format_convert",
+    "analyze",
+    "validate",
+    "generate",
+    "calibration_tensorfile",
+    "annotation",
+    "nextimage",
+    "cacheimage",
+    "notify",
+    "auto3dseg",
+]
+DatasetFormat = Literal[
+    "kitti",
+    "pascal_voc",
+    "raw",
+    "coco_raw",
+    "unet",
+    "coco",
+    "lprnet",
+    "train",
+    "test",
+    "default",
+    "custom",
+    "classification_pyt",
+    "classification_tf2",
+    "visual_changenet_segment",
+    "visual_changenet_classify",
+    "monai",
+]
+DatasetType = Literal[
+    "object_detection",
+    "semantic_segmentation",
+    "image_classification",
+    "instance_segmentation",
+    "character_recognition",
+    "action_recognition",
+    "pointpillars",
+    "pose_classification",
+    "ml_recog",
+    "ocdnet",
+    "ocrnet",
+    "optical_inspection",
+    "re_identification",
+    "visual_changenet",
+    "centerpose",
+    "not_restricted",
+    "user_custom",
+]
+NetworkArch = Literal[
+    "detectnet_v2",
+    "unet",
+    "classification_tf2",
+    "efficientdet_tf2",
+    "action_recognition",
+    "classification_pyt",
+    "mal",
+    "ml_recog",
+    "ocdnet",
+    "ocrnet",
+    "optical_inspection",
+    "pointpillars",
+    "pose_classification",
+    "re_identification",
+    "deformable_detr",
+    "dino",
+    "segformer",
+    "visual_changenet",
+    "centerpose",
+    "auto_label",
+    "image",
+    "monai_vista3d",
+    "monai_vista2d",
+    "monai_segmentation",
+    "monai_annotation",
+    "monai_classification",
+    "monai_detection",
+    "monai_automl",
+    "monai_custom",
+    "monai_genai",
+]
+PullStatus = Literal["starting", "in_progress", "pull_complete", "invalid_pull"]
+ExperimentType = Literal["vision", "medical"]
+CheckpointMethod = Literal["latest_model", "best_model", "from_epoch_number"]
+Platform = Literal["t4", "l4", "l40", "a10", "a30", "a40", "a100", "v100"]
+SortAll = Literal["date-descending", "date-ascending", "name-descending", "name-ascending"]
+SortJobs = Literal["date-descending", "date-ascending"]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class LoginIn(_Body):
+    ngc_api_key: str = Field(min_length=1, max_length=1000)
+
+
+class CloudDetails(_Body):
+    cloud_file_type: Literal["file", "folder"] | None = None
+    cloud_specific_details: Any = Field(default=None, description="Write-only; not kept.")
+    cloud_type: Literal["aws", "azure", "gcp", "huggingface", "self_hosted"] | None = None
+
+
+class DatasetIn(_Body):
+    """Body of dataset POST, PUT and PATCH. Write-only fields are checked and not kept."""
+
+    client_id: Line2048 | None = None
+    client_secret: Line2048 | None = None
+    client_url: Line2048 | None = None
+    cloud_details: CloudDetails | None = None
+    description: Text1000 | None = None
+    docker_env_vars: Variables | None = None
+    filters: Line2048 | None = None
+    format: DatasetFormat | None = None
+    logo: Line2048 | None = None
+    name: Line500 | None = None
+    pull: Line2048 | None = None
+    status: Literal[PullStatus, "not_present", "present"] | None = None
+    type: DatasetType | None = None
+    user_id: Line36 | None = None
+    version: Annotated[str, StringConstraints(max_length=10), AfterValidator(_one_line)] | None = None
+
+
+class AutomlSettings(_Body):
+    automl_R: Count | None = None
+    automl_add_hyperparameters: Text5000 | None = None
+    automl_algorithm: Annotated[str, StringConstraints(to_lower=True, pattern="^(?i:bayesian|hyperband)$")] | None = (
+        None
+    )
+    automl_delete_intermediate_ckpt: bool | None = None
+    automl_enabled: bool | None = None
+    automl_max_recommendations: Count | None = None
+    automl_nu: Count | None = None
+    automl_remove_hyperparameters: Text5000 | None = None
+    epoch_multiplier: Count | None = None
+    override_automl_disabled_params: bool | None = None
+
+
+class ExperimentIn(AutomlSettings):
+    """Body of experiment POST, PUT and PATCH; clients of 5.3 write the sweep settings at the top."""
+
+    additional_id_info: Line100 | None = None
+    automl_settings: AutomlSettings | None = None
+    base_experiment: list[UUID] | None = Field(default=None, max_length=2)
+    base_experiment_pull_complete: PullStatus | None = None
+    bundle_url: Line1000 | None = None
+    calibration_dataset: UUID | None = None
+    checkpoint_choose_method: CheckpointMethod | None = None
+    checkpoint_epoch_number: dict[Line100, Count] | None = Field(default=None, max_length=1000)
+    cloud_details: CloudDetails | None = None
+    description: Text1000 | None = None
+    docker_env_vars: Variables | None = None
+    encryption_key: Line100 | None = None
+    eval_dataset: UUID | None = None
+    inference_dataset: UUID | None = None
+    is_ptm_backbone: bool | None = None
+    logo: Line2048 | None = None
+    metric: Line100 | None = None
+    model_params: dict[str, Any] | None = None
+    name: Line500 | None = None
+    network_arch: NetworkArch | None = None
+    ngc_path: Line250 | None = None
+    public: bool | None = None
+    read_only: bool | None = None
+    realtime_infer: bool | None = None
+    realtime_infer_request_timeout: Annotated[int, Field(ge=0, le=86_400)] | None = None
+    sha256_digest: dict[str, Any] | None = None
+    spec_file_present: bool | None = None
+    train_datasets: list[UUID] | None = Field(default=None, max_length=100)
+    type: ExperimentType | None = None
+    user_id: Line36 | None = None
+    version: Line500 | None = None
+
+
+class JobIn(_Body):
+    action: ActionWord
+    description: Text1000 | None = None
+    name: Line500 | None = None
+    num_gpu: Count | None = None
+    parent_job_id: UUID | None = None
+    platform: Platform | None = None
+    specs: dict[str, Any] | None = None
+
+
+class ResumeIn(_Body):
+    parent_job_id: UUID | None = None
+    specs: dict[str, Any] | None = None
+
+
+class StatusIn(_Body):
+    status: str | None = Field(default=None, max_length=100_000, description="One JSON object as text.")
+    experiment_number: str | None = Field(default=None, max_length=36)
+
+
+class LogIn(_Body):
+    log_contents: str | None = Field(default=None, max_length=1_000_000)
+    experiment_number: str | None = Field(default=None, max_length=36)

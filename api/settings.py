@@ -1,0 +1,70 @@
+"""Settings of the facade, from `TRAINYARD_API_*` environment variables."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ApiSettings(BaseSettings):
+    """What the facade needs to know. Everything has a default that works on one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="TRAINYARD_API_", extra="ignore")
+
+    home: Path = Field(
+        default_factory=lambda: Path.home() / ".trainyard",
+        description="Folder of the yard: the catalog, the signing key and half-received uploads lie in it.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    root_path: str = Field(
+        default="", pattern="^(/[^/]+)*$", description="Prefix that a proxy strips, for example /default."
+    )
+    database_url: str = Field(
+        default="", description="SQLAlchemy URL of the catalog; SQLite in the home by default, PostgreSQL at scale."
+    )
+    prefect_api_url: str = Field(default="http://127.0.0.1:4200/api", description="API of the Prefect server.")
+    prefect_auth_string: SecretStr | None = Field(default=None, description="user:password of the Prefect server.")
+    mlflow_url: str | None = Field(default=None, description="Address of the MLflow server, shown to operators.")
+    storage_url: str = Field(default="", description="Artifact storage; the folder `storage` in the home by default.")
+    storage_endpoint_url: str | None = Field(default=None, description="Address of an S3 server other than Amazon's.")
+    token_lifetime_s: int = Field(default=86_400, ge=60, le=86_400, description="Seconds until a token expires.")
+    body_max_bytes: int = Field(default=1 << 20, ge=1 << 10, description="Largest JSON body, in bytes.")
+    upload_max_bytes: int = Field(default=4 << 30, ge=1 << 10, description="Largest archive of one upload, in bytes.")
+    free_min_bytes: int = Field(
+        default=100 << 20, ge=0, description="Room that must be left on the disk of the storage, in bytes."
+    )
+    reconcile_interval_s: float = Field(
+        default=5.0, ge=0.1, le=300, description="Seconds between two comparisons of the catalog with Prefect."
+    )
+
+    @model_validator(mode="after")
+    def _fill_in_home(self) -> ApiSettings:
+        self.home = self.home.expanduser().absolute()
+        self.database_url = self.database_url or f"sqlite:///{self.home}/catalog.db"
+        self.storage_url = self.storage_url or f"file://{self.home}/storage"
+        self.prefect_api_url = self.prefect_api_url.rstrip("/")
+        return self
+
+    @property
+    def key_file(self) -> Path:
+        """Where the key lies that signs tokens."""
+        return self.home / "token.key"
+
+    @property
+    def incoming(self) -> Path:
+        """Folder for uploads that are not complete yet; emptied at start."""
+        return self.home / "incoming"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the facade."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,12 @@
+"""One registered record per architecture, one trainer per task family.
+
+Importing the package registers the networks that come with it and stays light; an implementation
+is imported when a job runs.
+"""
+
+from __future__ import annotations
+
+from .classification.record import CLASSIFICATION_PYT
+from .registry import register
+
+register(CLASSIFICATION_PYT)

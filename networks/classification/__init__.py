@@ -1,0 +1,1 @@
+"""Image classification: any timm backbone on folders of images."""

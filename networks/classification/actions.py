@@ -1,0 +1,64 @@
+"""The actions of `classification_pyt`, in the shape that tasks call. Importing this takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...schemas.reporting import Reporter
+from ...schemas.results import Output
+from .compression import build_engine, export, prune
+from .evaluation import evaluate, infer
+from .predictors import open_predictor
+from .spec import TrainSpec
+from .training import Request
+from .training import train as run_training
+
+
+class Classification:
+    """One method per action. Folders are local; an `Output` has its paths relative to `out`."""
+
+    def train(
+        self,
+        spec: TrainSpec,
+        *,
+        train_data: Path,
+        eval_data: Path | None,
+        out: Path,
+        weights: Path | None,
+        reporter: Reporter,
+    ) -> Output:
+        """Train `model` of the spec, going on from the newest checkpoint in `out`.
+
+        `weights` are those of a base experiment: the backbone starts from them, and the classifier
+        too when the classes are the same.
+        """
+        return run_training(
+            Request(spec=spec, train_data=train_data, eval_data=eval_data, out=out, weights=weights, is_retrain=False),
+            reporter,
+        )
+
+    def retrain(
+        self,
+        spec: TrainSpec,
+        *,
+        train_data: Path,
+        eval_data: Path | None,
+        out: Path,
+        weights: Path | None,
+        reporter: Reporter,
+    ) -> Output:
+        """Train the network in `weights`, pruned or not, on; its architecture overrides that of the spec."""
+        return run_training(
+            Request(spec=spec, train_data=train_data, eval_data=eval_data, out=out, weights=weights, is_retrain=True),
+            reporter,
+        )
+
+    evaluate = staticmethod(evaluate)
+    prune = staticmethod(prune)
+    export = staticmethod(export)
+    build_engine = staticmethod(build_engine)
+    infer = staticmethod(infer)
+    open_predictor = staticmethod(open_predictor)
+
+
+CLASSIFICATION = Classification()

@@ -1,0 +1,100 @@
+"""Which networks there are and what each can do. Imports no torch: the API process reads this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from ..schemas.actions import Action
+from ..schemas.errors import InvalidInput
+from ..schemas.specs import Spec
+
+#: Other distributions add networks by entry points of this group, each a `Network`.
+ENTRY_POINT_GROUP = "prefect_trainyard.networks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The record of one architecture."""
+
+    name: str
+    """As on the wire, for example `classification_pyt`."""
+    family: str
+    """Networks of one family share a trainer."""
+    dataset_type: str
+    dataset_formats: tuple[str, ...]
+    specs: Mapping[Action, type[Spec]]
+    """One spec per action that the network has."""
+    key_metric: str
+    """Name in `Output.kpi` of the number that ranks models."""
+    maximize: bool
+    metrics: tuple[str, ...]
+    """Everything that `evaluate` puts into `Output.kpi`, the key metric first."""
+    implementation: str
+    """`package.module:NAME` of the object whose methods are the actions; importing it may take seconds."""
+    library: str
+    licence: str
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return tuple(self.specs)
+
+    def spec(self, action: Action) -> type[Spec]:
+        """Return the spec model of `action`."""
+        try:
+            return self.specs[action]
+        except KeyError:
+            raise InvalidInput(
+                f"The network {self.name} has no action '{action}'.",
+                hint=f"Its actions are {', '.join(self.specs)}.",
+            ) from None
+
+
+_networks: dict[str, Network] = {}
+
+
+def register(network: Network) -> None:
+    """Add a network; a second one of the same name is an error of the programmer."""
+    if network.name in _networks:
+        raise RuntimeError(f"The network {network.name} is registered twice.")
+    _networks[network.name] = network
+
+
+def networks() -> tuple[Network, ...]:
+    """Return all networks, by name."""
+    _load_entry_points()
+    return tuple(sorted(_networks.values(), key=lambda network: network.name))
+
+
+def get_network(name: str) -> Network:
+    """Return the network of that name.
+
+    Raises:
+        InvalidInput: there is none; the message lists those there are.
+    """
+    _load_entry_points()
+    try:
+        return _networks[name]
+    except KeyError:
+        raise InvalidInput(
+            f"There is no network {name!r}.", hint=f"The networks here are {', '.join(sorted(_networks))}."
+        ) from None
+
+
+def load_implementation(network: Network) -> Any:
+    """Import and return the object whose methods are the actions of the network."""
+    module, _, attribute = network.implementation.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+@cache
+def _load_entry_points() -> None:
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP):
+        network = entry_point.load()
+        if not isinstance(network, Network):
+            raise RuntimeError(f"The entry point {entry_point.name} = {entry_point.value} is no Network.")
+        register(network)
