@@ -18,8 +18,9 @@ from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun, State
 
+from ..tasks.forks import tolerate_forks
 from .handover import give_back_by_id
-from .prefect_internals import refresh_settings, run_engine, run_hooks, tolerate_forks
+from .prefect_internals import refresh_settings, run_engine, run_hooks
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

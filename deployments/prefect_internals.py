@@ -281,23 +281,6 @@ def refresh_settings() -> None:
     setup_logging()
 
 
-def tolerate_forks() -> None:
-    """Let processes that a run forks, such as DataLoader workers, end with status 0.
-
-    After a fork Prefect resets its services but leaves their exit handlers, which then fail: each
-    worker ends with status 1, and torch fails the run for it.
-    """
-    from prefect._internal.concurrency.services import _QueueServiceBase
-
-    stock = _QueueServiceBase._at_exit
-
-    def at_exit(self: _QueueServiceBase[Any]) -> None:
-        if self._done_event is not None:
-            stock(self)
-
-    _QueueServiceBase._at_exit = at_exit  # type: ignore[method-assign]
-
-
 def run_engine(flow_run: FlowRun) -> None:
     """Run a flow run here as `python -m prefect.engine` does; leaves by SystemExit unless all is well."""
     from prefect._internal.control_listener import configure_from_env

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.utilities.callables import parameter_schema
 
@@ -19,9 +20,9 @@ from ..networks.registry import networks
 from ..schemas.actions import CONVERSIONS, Action
 from ..schemas.jobs import TAG
 from ..schemas.specs import Spec
+from .warm_worker import TrainyardWorker, wait_for_prefect
 
 WORK_POOL = "trainyard"
-WORKER_TYPE = "trainyard"
 
 
 #: What the form says under each field. The spec has descriptions of its own.
@@ -129,8 +130,21 @@ async def deploy_all() -> list[str]:
 
 
 async def _ensure_work_pool(client: PrefectClient) -> None:
-    # The worker, when it comes, fills in the template of its type.
+    template = TrainyardWorker.get_default_base_job_template()
     try:
-        await client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type=WORKER_TYPE))
+        await client.create_work_pool(
+            WorkPoolCreate(name=WORK_POOL, type=TrainyardWorker.type, base_job_template=template)
+        )
     except ObjectAlreadyExists:
-        return
+        await client.update_work_pool(WORK_POOL, WorkPoolUpdate(base_job_template=template))
+
+
+async def main() -> None:
+    """Deploy everything as soon as the server is there."""
+    await wait_for_prefect()
+    for name in await deploy_all():
+        print(name)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -33,8 +33,8 @@ class YardSettings(BaseSettings):
     )
     gpus: str = Field(
         default="auto",
-        pattern=r"^(auto|none|[0-9A-Za-z-]+(,[0-9A-Za-z-]+)*)$",
-        description="GPUs of the workers: auto, none, or device ids with commas.",
+        pattern=r"^(auto|[0-9A-Za-z-]+(,[0-9A-Za-z-]*)*)$",
+        description="GPUs of the workers: auto, 0 for none, or ids as in CUDA_VISIBLE_DEVICES (`0,` is GPU 0 alone).",
     )
     cancel_grace_s: float = Field(
         default=10.0, gt=0, le=3600, description="Seconds that a cancelled job gets to save before it is killed."

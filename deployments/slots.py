@@ -41,6 +41,11 @@ class Slots:
         self._free_gpu_ids = list(gpu_ids)
         self._queue: deque[Ticket] = deque()
 
+    @property
+    def total(self) -> Demand:
+        """What the worker has."""
+        return self._total
+
     def take_ticket(self) -> Ticket:
         ticket = Ticket()
         self._queue.append(ticket)

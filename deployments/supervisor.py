@@ -34,20 +34,31 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(slots=True, kw_only=True)
 class Part:
-    """One process of the yard. It is ready when its URL answers or its ready file exists."""
+    """One process of the yard.
+
+    It is ready when its URL answers or its ready file exists; a `task` when it has ended well.
+    """
 
     name: str
     command: list[str]
     environment: Mapping[str, str]
     health_url: str | None = None
     ready_file: Path | None = None
+    task: bool = False
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     backoff_s: float = BACKOFF_S
     start_again_at: float = 0.0
     restarts: int = field(default=0)
 
+    @property
+    def done(self) -> bool:
+        """Whether a task has ended well."""
+        return self.task and self.process is not None and self.process.poll() == 0
+
     def is_ready(self) -> bool:
+        if self.task:
+            return self.done
         if self.process is None or self.process.poll() is not None:
             return False
         if self.ready_file is not None:
@@ -143,6 +154,7 @@ class Supervisor:
                 health_url=f"{api_url}/api/v1/readiness",
             ),
         ]
+        parts.append(Part(name="deploy", command=_module("registration"), environment=shared, task=True))
         for number in range(1, settings.workers + 1):
             ready_file = home.run / f"worker-{number}.ready"
             parts.append(
@@ -187,6 +199,9 @@ class Supervisor:
             return
         if part.process.poll() is None:
             return
+        if part.done:
+            self.state.parts.pop(part.name, None)
+            return
         code = part.process.returncode
         part.backoff_s = BACKOFF_S if now - part.started > YOUNG_S else min(part.backoff_s * 2, MAX_BACKOFF_S)
         part.start_again_at = now + part.backoff_s
@@ -222,7 +237,7 @@ class Supervisor:
         grace = STOP_S + self.settings.cancel_grace_s
         for group in (
             [p for p in self.parts if p.name.startswith("worker")],
-            [p for p in self.parts if p.name == "api"],
+            [p for p in self.parts if p.name in ("api", "deploy")],
             [p for p in self.parts if p.name in ("prefect", "mlflow")],
         ):
             alive = [p.process for p in group if p.process is not None]

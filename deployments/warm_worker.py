@@ -16,8 +16,10 @@ from uuid import UUID
 
 import anyio
 import anyio.abc
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort, ObjectNotFound
+from prefect.logging import get_logger
 from prefect.states import Failed, Pending
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
@@ -36,24 +38,43 @@ from .worker_settings import WorkerSettings
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
 
+logger = get_logger("trainyard.worker")
+
 #: Seconds that a starting worker waits for the event stream before it goes on without.
 _STREAM_S = 5.0
 
 #: Seconds between two looks for runs that dead workers of this machine left behind.
 _LOST_RUNS_S = 30.0
 
+#: Seconds between two looks whether the Prefect server is there.
+_SERVER_LOOK_S = 0.2
+
 #: Seconds between two looks whether a run has reported its last state.
 _CONCLUDED_LOOK_S = 0.05
 
 _CPUS = Field(default=1, ge=1, description="CPU slots of the run, and the number of threads that torch gets.")
-_GPUS = Field(default=0, ge=0, description="GPUs of the run; it sees these and no others.")
+_GPUS = Field(
+    default=None, ge=0, description="GPUs of the run; it sees these and no others. A worker without them fails the run."
+)
+_GPUS_UP_TO = Field(
+    default=1, ge=0, description="Without `gpus`: the run gets so many GPUs, or all of a worker that has fewer."
+)
+
+
+async def wait_for_prefect() -> None:
+    """Return when the Prefect server answers; it may still be starting."""
+    async with get_client() as client:
+        while (problem := await client.api_healthcheck()) is not None:
+            logger.debug("Waiting for the Prefect server: %s", problem)
+            await asyncio.sleep(_SERVER_LOOK_S)
 
 
 class TrainyardJobConfiguration(BaseJobConfiguration):
     """What the job variables of a run come down to."""
 
     cpus: int = _CPUS
-    gpus: int = _GPUS
+    gpus: int | None = _GPUS
+    gpus_up_to: int = _GPUS_UP_TO
 
     @classmethod
     @cache
@@ -66,7 +87,8 @@ class TrainyardVariables(BaseVariables):
     """Job variables of the work pool."""
 
     cpus: int = _CPUS
-    gpus: int = _GPUS
+    gpus: int | None = _GPUS
+    gpus_up_to: int = _GPUS_UP_TO
 
 
 class TrainyardWorkerResult(BaseWorkerResult):
@@ -84,7 +106,7 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
         "Runs training jobs in processes forked from one that has already imported torch, Prefect and MLflow, "
         "within CPU slots and GPUs."
     )
-    _documentation_url = "https://github.com/prefect-trainyard/prefect-trainyard"
+    _documentation_url = "https://docs.prefect.io/v3/concepts/workers"
     _logo_url = "https://raw.githubusercontent.com/PrefectHQ/prefect/main/assets/block-logos/process.png"
 
     def __init__(self, *args: Any, settings: WorkerSettings | None = None, **kwargs: Any) -> None:
@@ -116,6 +138,8 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
         if (ready_file := self.yard_settings.ready_file) is not None:
             ready_file.unlink(missing_ok=True)
         await self._forks.start_server()
+        # The forkserver imports for seconds anyway, and without the server nothing below would last.
+        await wait_for_prefect()
         await super().setup()
         self._supervisor = RunSupervisor(self.client, _ForkedHooks(self._start_child), self.yard_settings.grace_s)
         await self._supervisor.__aenter__()
@@ -190,6 +214,12 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
         if flow_run_id in self._submitting_flow_run_ids:
             self._in_background(self._cancel_if_asked(flow_run_id))
 
+    def _demand(self, configuration: TrainyardJobConfiguration) -> Demand:
+        gpus = configuration.gpus
+        if gpus is None:
+            gpus = min(configuration.gpus_up_to, self._slots.total.gpus)
+        return Demand(cpus=configuration.cpus, gpus=gpus)
+
     async def _cancel_if_asked(self, flow_run_id: UUID) -> None:
         # Read again: after a reconnect the stream repeats events of up to 15 minutes ago.
         try:
@@ -239,7 +269,7 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
                 worker_id=self.backend_id,
                 deployment=deployment,
             )
-            self._slots.ask(ticket, Demand(cpus=configuration.cpus, gpus=configuration.gpus))
+            self._slots.ask(ticket, self._demand(configuration))
             taken = await self._take(flow_run, ticket)
             if not taken or not await self._wait_for_slots(flow_run, ticket):
                 return
@@ -414,7 +444,7 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
     ) -> TrainyardWorkerResult:
         ticket = self._slots.take_ticket()
         try:
-            self._slots.ask(ticket, Demand(cpus=configuration.cpus, gpus=configuration.gpus))
+            self._slots.ask(ticket, self._demand(configuration))
             await ticket.granted.wait()
             started = task_status or anyio.TASK_STATUS_IGNORED
             status = await self._run_process(flow_run, configuration, ticket, None, started)

@@ -10,9 +10,23 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ..networks.registry import networks
+
 
 def _usable_cpus() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _everything_jobs_import() -> list[str]:
+    implementations = [network.implementation.partition(":")[0] for network in networks()]
+    return [
+        "torch",
+        "torchvision",
+        "mlflow.pyfunc",
+        "matplotlib.figure",
+        *implementations,
+        "prefect_trainyard.flows.job",
+    ]
 
 
 class WorkerSettings(BaseSettings):
@@ -28,14 +42,7 @@ class WorkerSettings(BaseSettings):
         default=10.0, gt=0, le=3600, description="Seconds from SIGTERM to SIGKILL when a run is stopped."
     )
     preload: Annotated[list[str], NoDecode] = Field(
-        default=[
-            "torch",
-            "torchvision",
-            "mlflow",
-            "timm",
-            "prefect_trainyard.networks.classification",
-            "prefect_trainyard.flows.job",
-        ],
+        default_factory=_everything_jobs_import,
         description="Modules imported before the first run, separated by commas. Import only: no threads, no CUDA.",
     )
     scratch: Path = Field(

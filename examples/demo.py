@@ -54,7 +54,8 @@ RETRAIN_SPEC: dict[str, Any] = {
 PRUNE_SPEC = {"prune": {"pruning_ratio": 0.4}}
 ENGINE_SPEC = {"gen_trt_engine": {"backend": "auto", "tensorrt": {"data_type": "int8"}}}
 
-console = Console()
+#: Job ids are long and there to be copied: lines may be wider than the terminal.
+console = Console(width=max(Console().width, 140))
 
 
 @dataclass

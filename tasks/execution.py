@@ -19,6 +19,7 @@ from ..schemas.specs import Spec, parse_spec
 from .artifacts import publish_artifacts
 from .context import JobContext, current_job, describe, job_folder, read_result
 from .data import DatasetLike, index_folder
+from .forks import tolerate_forks
 from .reporter import STATUS_FILE, JobReporter
 from .tracking import log_model, tracking
 
@@ -64,6 +65,7 @@ def run_network_action(
     Raises:
         YardError: bad spec, data or parent; see `schemas.errors`.
     """
+    tolerate_forks()
     job = current_job()
     record = _read_parent(job, parent)
     chosen = get_network(network or (record.network if record else None) or "")

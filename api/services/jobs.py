@@ -29,7 +29,7 @@ from .paging import Page, read_page
 from .projection import Projection
 from .records import read_datasets
 from .runs import FlowRun, FlowRuns
-from .specs import checked_spec, spec_model
+from .specs import checked_spec, spec_model, wanted_gpus
 from .uploads import MANIFEST
 
 RESUME_FILE = "resume.json"
@@ -102,7 +102,7 @@ class JobService:
             parameters=plan.parameters,
             tags=plan.tags,
             name=f"{plan.action}-{plan.subject}",
-            job_variables={"gpus": asked.num_gpu} if asked.num_gpu else None,
+            job_variables={"gpus": asked.num_gpu} if asked.num_gpu else {"gpus_up_to": wanted_gpus(plan.parameters)},
             awaiting=parent.id if parent is not None and waits else None,
         )
         try:

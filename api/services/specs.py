@@ -106,3 +106,9 @@ def _mentions(value: object, key: str) -> bool:
         elif isinstance(item, list):
             stack.extend(item)
     return False
+
+
+def wanted_gpus(parameters: Mapping[str, Any]) -> int:
+    """Return how many GPUs a job can use: `train.num_gpus` of its spec, one for every other action."""
+    train = (parameters.get("spec") or {}).get("train")
+    return int(train.get("num_gpus", 1)) if isinstance(train, Mapping) else 1
