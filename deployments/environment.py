@@ -39,6 +39,9 @@ def mlflow_environment(port: int, *, host: str = LOOPBACK) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": f"http://{host}:{port}",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Its bars and links are noise in the log of a job, which has a link of its own.
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "DO_NOT_TRACK": "1",
         # MLflow imports GitPython, which complains on every import where there is no git.
         "GIT_PYTHON_REFRESH": "quiet",

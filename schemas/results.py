@@ -55,6 +55,22 @@ class Output(BaseModel):
     key_metric: str | None = Field(default=None, description="Name in `kpi` of the number that ranks models.")
     message: str = Field(default="", description="One sentence for the user.")
 
+    def artifact(self, kind: ArtifactKind, epoch: int | None = None) -> Artifact | None:
+        """Return the first artifact of `kind` (and of `epoch`, when given), or None."""
+        for artifact in self.artifacts:
+            if artifact.kind == kind and (epoch is None or artifact.epoch == epoch):
+                return artifact
+        return None
+
+    @property
+    def model(self) -> Artifact | None:
+        """The model that the job made: its engine, its ONNX file or its best weights."""
+        return (
+            self.artifact(ArtifactKind.ENGINE)
+            or self.artifact(ArtifactKind.ONNX)
+            or self.artifact(ArtifactKind.WEIGHTS, self.best_epoch)
+        )
+
 
 class EpochMetrics(BaseModel):
     """The metrics of one finished epoch."""
@@ -82,19 +98,3 @@ class JobResult(Output):
     dataset_digests: dict[str, str] = Field(default={}, description="Role (train, eval, ...) to data digest.")
     started_at: datetime | None = None
     seconds: float | None = None
-
-    def artifact(self, kind: ArtifactKind, epoch: int | None = None) -> Artifact | None:
-        """Return the first artifact of `kind` (and of `epoch`, when given), or None."""
-        for artifact in self.artifacts:
-            if artifact.kind == kind and (epoch is None or artifact.epoch == epoch):
-                return artifact
-        return None
-
-    @property
-    def model(self) -> Artifact | None:
-        """The model that the job made: its engine, its ONNX file or its best weights."""
-        return (
-            self.artifact(ArtifactKind.ENGINE)
-            or self.artifact(ArtifactKind.ONNX)
-            or self.artifact(ArtifactKind.WEIGHTS, self.best_epoch)
-        )

@@ -230,11 +230,11 @@ def log_model(run: Tracking, result: JobResult, folder: Path, implementation: An
     from mlflow.types import Schema, TensorSpec
 
     record = implementation.open_predictor(folder / model.path).record
-    pixels = TensorSpec(np.dtype(np.float32), (-1, *record.shape), "pixels")
-    logits = TensorSpec(np.dtype(np.float32), (-1, len(record.classes)), "logits")
+    pixels = TensorSpec(np.dtype(np.float32), (-1, *record.shape))
+    logits = TensorSpec(np.dtype(np.float32), (-1, len(record.classes)))
     with mlflow.start_run(run_id=run.run_id, log_system_metrics=False), warnings.catch_warnings():
-        # It would like an input example, which means to run the model once more.
-        warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+        # It would like an input example and type hints; the signature says all that they would.
+        warnings.filterwarnings("ignore", category=UserWarning)
         mlflow.pyfunc.log_model(
             name=str(result.action),
             python_model=str(Path(__file__).with_name("pyfunc_model.py")),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...schemas.reporting import Reporter
+from ...schemas.reporting import Reporter, SilentReporter
 from ...schemas.results import Output
 from .compression import build_engine, export, prune
 from .evaluation import evaluate, infer
 from .predictors import open_predictor
-from .spec import TrainSpec
+from .spec import EvaluateSpec, TrainSpec
 from .training import Request
 from .training import train as run_training
 
@@ -32,7 +32,7 @@ class Classification:
         `weights` are those of a base experiment: the backbone starts from them, and the classifier
         too when the classes are the same.
         """
-        return run_training(
+        return _train(
             Request(spec=spec, train_data=train_data, eval_data=eval_data, out=out, weights=weights, is_retrain=False),
             reporter,
         )
@@ -48,7 +48,7 @@ class Classification:
         reporter: Reporter,
     ) -> Output:
         """Train the network in `weights`, pruned or not, on; its architecture overrides that of the spec."""
-        return run_training(
+        return _train(
             Request(spec=spec, train_data=train_data, eval_data=eval_data, out=out, weights=weights, is_retrain=True),
             reporter,
         )
@@ -59,6 +59,30 @@ class Classification:
     build_engine = staticmethod(build_engine)
     infer = staticmethod(infer)
     open_predictor = staticmethod(open_predictor)
+
+
+def _train(request: Request, reporter: Reporter) -> Output:
+    """Train, then look at the best weights as `evaluate` does: metrics per class, confusion, samples."""
+    trained = run_training(request, reporter)
+    best = trained.model
+    if best is None or request.eval_data is None:
+        return trained
+    reporter.log("Looking at the best weights.")
+    seen = evaluate(
+        EvaluateSpec(),
+        model=request.out / best.path,
+        data=request.eval_data,
+        out=request.out,
+        reporter=SilentReporter(),
+    )
+    return trained.model_copy(
+        update={
+            "artifacts": [*trained.artifacts, *seen.artifacts],
+            "kpi": {**seen.kpi, **trained.kpi},
+            "categorical": seen.categorical,
+            "confusion": seen.confusion,
+        }
+    )
 
 
 CLASSIFICATION = Classification()
