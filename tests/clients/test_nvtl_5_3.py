@@ -159,7 +159,18 @@ def test_a_whole_notebook(yard: Yard, nvtl: Nvtl, digits: Path, tmp_path: Path) 
 
     nvtl(
         *("download-selective-files", "--id", experiment, "--job", trained, "--job_type", "experiment"),
-        *("--workdir", str(tmp_path / "."), "--latest_model", "True", "--best_model", "False", "--tar_files", "True"),
+        *(
+            "--workdir",
+            str(tmp_path),
+            "--file_lists",
+            "[]",
+            "--latest_model",
+            "True",
+            "--best_model",
+            "False",
+            "--tar_files",
+            "True",
+        ),
     )
     with tarfile.open(tmp_path / f"{trained}.tar.gz") as tar:
         assert any(name.endswith("010.safetensors") for name in tar.getnames())
