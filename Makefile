@@ -40,6 +40,7 @@ format: setup
 bench: setup
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/start_latency.py
+	$(BIN)/python benchmarks/post_to_step.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

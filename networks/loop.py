@@ -157,6 +157,8 @@ class _Loop:
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.saved_at = time.monotonic()
         self.save_seconds = 0.0
+        #: When progress was last reported; the very first step is reported as a sign of life.
+        self._told = -math.inf
 
     def run(self) -> Fit:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +185,6 @@ class _Loop:
         progress, learner, plan = self.progress, self.learner, self.plan
         epoch, steps = progress.epoch + 1, learner.steps_per_epoch
         began = time.monotonic() - progress.seconds_in_epoch
-        told = began
         loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.precision.device)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         model.train()
@@ -203,8 +204,8 @@ class _Loop:
             loss_sum += loss.detach()
 
             now = time.monotonic()
-            if now - told >= PROGRESS_S:
-                told = now
+            if now - self._told >= PROGRESS_S:
+                self._told = now
                 mean = float(loss_sum) / (step + 1)
                 self._check_loss(mean, epoch)
                 fraction = (progress.epoch + (step + 1) / steps) / plan.max_epochs

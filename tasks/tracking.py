@@ -54,6 +54,11 @@ class MetricsWriter:
         from mlflow.entities import Metric
         from mlflow.exceptions import MlflowException
 
+        try:
+            # Here, because reading 200 package descriptions takes a tenth of a second.
+            self._client.log_text(self._run_id, _environment(), "environment.txt")
+        except MlflowException as error:
+            logger.warning("The environment was not recorded: %s", error)
         while (first := self._queue.get()) is not None:
             batch, ended = [first], False
             while not self._queue.empty():
@@ -85,6 +90,7 @@ class Tracking:
         self._folder = folder
         self._client = mlflow.MlflowClient()
         self.experiment_id = self._experiment()
+        self.is_continued = (folder.work / RUN_FILE).is_file()
         self.run_id = self._run()
         self.writer = MetricsWriter(self._client, self.run_id)
 
@@ -114,7 +120,7 @@ class Tracking:
 
     def _run(self) -> str:
         file = self._folder.work / RUN_FILE
-        if file.is_file():
+        if self.is_continued:
             run_id = str(json.loads(file.read_text())["run_id"])
             self._client.update_run(run_id, status="RUNNING")
             return run_id
@@ -153,7 +159,7 @@ class Tracking:
             if parent.mlflow_run_id:
                 tags["mlflow.parentRunId"] = parent.mlflow_run_id
         self._client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
-        known = self._client.get_run(self.run_id).data.params
+        known = self._client.get_run(self.run_id).data.params if self.is_continued else {}
         params = [Param(k, str(v)[:6000]) for k, v in _flat(spec) if k not in known]
         for start in range(0, len(params), 100):
             self._client.log_batch(self.run_id, params=params[start : start + 100])
@@ -166,7 +172,6 @@ class Tracking:
         ]
         if inputs:
             self._client.log_inputs(self.run_id, datasets=inputs)
-        self._client.log_text(self.run_id, _environment(), "environment.txt")
 
     def finish(self, result: JobResult) -> None:
         """Record what came out and end the run."""
