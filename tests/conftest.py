@@ -6,11 +6,20 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
+import urllib.request
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import ROOT, Yard, trainyard
+import s3fs
+from prefect_trainyard.blocks import ArtifactStorage
+from prefect_trainyard.deployments.home import free_port
+from pydantic import SecretStr
+from support import ROOT, Yard, poll, trainyard
+
+S3_ACCESS_KEY, S3_SECRET_KEY = "trainyard", "trainyardsecret"
 
 # Two cores: threads of torch and of ONNX Runtime in every process at once only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,3 +47,55 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     subprocess.run([sys.executable, str(ROOT / "examples" / "digits.py"), str(folder)], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real S3 server: rclone, which comes as a wheel and starts in 0.3 s."""
+    port = free_port()
+    rclone = Path(sys.executable).with_name("rclone")
+    process = subprocess.Popen(
+        [
+            *(
+                str(rclone),
+                "serve",
+                "s3",
+                "--auth-key",
+                f"{S3_ACCESS_KEY},{S3_SECRET_KEY}",
+                "--addr",
+                f"127.0.0.1:{port}",
+            ),
+            *("--vfs-cache-mode", "off", "--config", "/dev/null", str(tmp_path_factory.mktemp("s3"))),
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+
+    def answers() -> bool:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1)
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    try:
+        poll(answers, "the S3 server")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def s3_storage(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> ArtifactStorage:
+    """A storage in a new bucket of the S3 server; environment variables hold what it needs."""
+    # rclone answers a ranged GET with the checksum of the whole object.
+    monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", S3_ACCESS_KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET_KEY)
+    bucket = f"b{uuid.uuid4().hex[:12]}"
+    s3fs.S3FileSystem(endpoint_url=s3_url, key=S3_ACCESS_KEY, secret=S3_SECRET_KEY).mkdir(bucket)
+    return ArtifactStorage(
+        url=f"s3://{bucket}/yard", endpoint_url=s3_url, access_key=S3_ACCESS_KEY, secret_key=SecretStr(S3_SECRET_KEY)
+    )

@@ -1,22 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
 from prefect import flow
-from prefect.testing.utilities import prefect_test_harness
 from prefect_trainyard.schemas.errors import DatasetError, NotFound
 from prefect_trainyard.schemas.results import JobResult
 from prefect_trainyard.tasks import convert
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _prefect() -> Iterator[None]:
-    """Only Prefect: no facade, no worker."""
-    with prefect_test_harness():
-        yield
 
 
 @pytest.fixture(autouse=True)
