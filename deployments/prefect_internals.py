@@ -330,7 +330,7 @@ def contract() -> list[object]:
 
     return [
         AioSqliteConfiguration.begin_transaction,
-        _QueueServiceBase._at_exit,
+        _QueueServiceBase._drain,
         BaseWorker._get_scheduled_flow_runs,
         BaseWorker._submit_scheduled_flow_runs,
         BaseWorker._submit_run,

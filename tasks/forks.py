@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from typing import Any
 
 from prefect._internal.concurrency.services import _QueueServiceBase
 
-_stock_at_exit = _QueueServiceBase._at_exit
+_stock_drain = _QueueServiceBase._drain
 
 
-def _at_exit(self: _QueueServiceBase[Any]) -> None:
+def _drain(self: _QueueServiceBase[Any], at_exit: bool = False) -> concurrent.futures.Future[bool]:
     if self._done_event is not None:
-        _stock_at_exit(self)
+        return _stock_drain(self, at_exit)
+    # A copy of the parent's service after a fork, reset by Prefect: it has nothing to send.
+    drained: concurrent.futures.Future[bool] = concurrent.futures.Future()
+    drained.set_result(True)
+    return drained
 
 
 def tolerate_forks() -> None:
@@ -20,4 +25,4 @@ def tolerate_forks() -> None:
     After a fork Prefect 3.8 resets its services but leaves their exit handlers, which then fail: each
     worker ends with status 1, and torch fails the run for it.
     """
-    _QueueServiceBase._at_exit = _at_exit  # type: ignore[method-assign]
+    _QueueServiceBase._drain = _drain  # type: ignore[method-assign]

@@ -27,14 +27,24 @@ def test_run_starts_warm_in_a_process_of_its_own(station: Station, worker: Proce
     assert worker.popen.poll() is None
 
 
-def test_runs_do_not_share_random_numbers_and_see_no_gpu_unless_they_ask(station: Station, tmp_path: Path) -> None:
+def test_runs_do_not_share_random_numbers(station: Station, tmp_path: Path) -> None:
     outs = [tmp_path / "a", tmp_path / "b"]
     for out in outs:
         station.submit("report", parameters={"out": str(out)})
     first, second = map(read, outs)
     assert all(one != other for one, other in zip(first["random"], second["random"], strict=True))
     assert first["threads"] == 1
-    assert first["env"]["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_run_gets_one_gpu_or_what_it_asks_for(station: Station, tmp_path: Path) -> None:
+    demands = {"one": {}, "none": {"gpus": 0}, "all": {"gpus_up_to": 8}}
+    seen = {}
+    for name, demand in demands.items():
+        station.submit("report", parameters={"out": str(tmp_path / name)}, **demand)
+        seen[name] = read(tmp_path / name)["env"]["CUDA_VISIBLE_DEVICES"]
+    assert seen["one"] in ("7", "9")
+    assert seen["none"] == ""
+    assert seen["all"] == "7,9"
 
 
 def test_cancel_saves_then_kills_grandchildren(station: Station, out: Path) -> None:

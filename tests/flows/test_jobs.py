@@ -94,7 +94,6 @@ def test_the_model_in_mlflow_has_a_signature_and_predicts(
     import numpy as np
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri)
-    mlflow.set_tracking_uri(tracking.tracking_uri)
     for job in (chain.train, chain.export):
         run = run_of(tracking, job)
         (output,) = run.outputs.model_outputs

@@ -60,16 +60,18 @@ def test_ranks_work_together_and_the_first_one_reports(recorder: Any) -> None:
 
 
 def test_an_error_of_any_rank_arrives_as_it_is(recorder: Any) -> None:
+    before = set(psutil.Process().children(recursive=True))
     with pytest.raises(DatasetError, match="found nothing") as failure:
         launch(f"{TARGET}:fail", {}, 2, recorder)
     assert failure.value.hint == "Look again."
-    assert not psutil.Process().children(recursive=True)
+    assert not set(psutil.Process().children(recursive=True)) - before
 
 
 def test_a_rank_that_is_killed_ends_the_job(recorder: Any) -> None:
+    before = set(psutil.Process().children(recursive=True))
     with pytest.raises(JobFailed, match=r"process \d of 2 ended with exit code"):
         launch(f"{TARGET}:die", {}, 2, recorder)
-    assert not psutil.Process().children(recursive=True)
+    assert not set(psutil.Process().children(recursive=True)) - before
 
 
 def test_a_stop_reaches_all_ranks(make_recorder: Any) -> None:
@@ -81,6 +83,7 @@ class Termination(BaseException):
 
 
 def test_no_rank_outlives_a_job_that_is_torn_down(make_recorder: Any) -> None:
+    before = set(psutil.Process().children(recursive=True))
     def tear_down(recorder: Any) -> bool:
         if recorder.lines:
             raise Termination
@@ -88,4 +91,4 @@ def test_no_rank_outlives_a_job_that_is_torn_down(make_recorder: Any) -> None:
 
     with pytest.raises(Termination):
         launch(f"{TARGET}:wait", {}, 2, make_recorder(tear_down))
-    assert not psutil.Process().children(recursive=True)
+    assert not set(psutil.Process().children(recursive=True)) - before
