@@ -41,6 +41,7 @@ bench: setup
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/start_latency.py
 	$(BIN)/python benchmarks/post_to_step.py
+	$(BIN)/python benchmarks/idle_memory.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -57,7 +57,7 @@ def first_step(storage: Path, job_id: str) -> float | None:
 
 
 def prepare(http: httpx.Client, data: Path) -> str:
-    """Upload and convert the digits; return the id of an experiment that trains on them."""
+    """Upload the digits and return the id of an experiment that trains on them. The first run indexes them."""
     made = http.post("datasets", json={"type": "image_classification", "format": "classification_pyt"}).json()["id"]
     with (data / "train_1.tar.gz").open("rb") as stream:
         http.post(f"datasets/{made}:upload", files={"file": ("digits.tar.gz", stream)}).raise_for_status()

@@ -24,6 +24,9 @@ RAW, RAW_MANIFEST, INDEX_POINTER = "raw", "raw.json", "index.json"
 #: Folder of the index in the folder of a convert job.
 INDEX = "index"
 
+#: Folder in a data set's folder with the indexes that jobs made because no convert job had.
+INDEXES = "indexes"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexSource:
@@ -85,6 +88,11 @@ def index_folder(
     if not built.exists():
         reporter.log(f"Indexing {source.stored or source.folder}: no convert job has done it.")
         build_index(source.folder, source.format, built)
+        if source.stored is not None:
+            # For the next job. The name is that of the content, so two jobs at once do no harm.
+            kept = f"{source.stored}/{INDEXES}/{source.digest}"
+            job.storage.upload_folder(built, kept)
+            remember_index(job.storage, source.stored, kept)
     return built
 
 
