@@ -84,6 +84,7 @@ class Termination(BaseException):
 
 def test_no_rank_outlives_a_job_that_is_torn_down(make_recorder: Any) -> None:
     before = set(psutil.Process().children(recursive=True))
+
     def tear_down(recorder: Any) -> bool:
         if recorder.lines:
             raise Termination
