@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import tarfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -519,11 +518,8 @@ def test_job_lists_sort_and_page(ann) -> None:
 
 
 def test_fifty_posts_at_once_start_fifty_jobs(ann) -> None:
-
     owner = f"experiments/{ann.ready()}"
-    began = time.monotonic()
     with ThreadPoolExecutor(16) as pool:
         ids = set(pool.map(lambda _: ann.start(owner, "train"), range(50)))
     assert len(ids) == 50
     assert {j["id"] for j in ann.client.get(f"{owner}/jobs").json()} == ids
-    assert time.monotonic() - began < 30

@@ -5,7 +5,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,15 +30,12 @@ def test_many_writers_at_once_are_all_served(station: Station) -> None:
     flow_id = str(station.client.create_flow_from_name("burst"))
     url = f"{station.environment['PREFECT_API_URL']}/flow_runs/"
 
-    def create(number: int) -> tuple[int, float]:
-        start = time.monotonic()
-        answer = client.post(url, json={"flow_id": flow_id, "name": f"run-{number}", "state": {"type": "RUNNING"}})
-        return answer.status_code, time.monotonic() - start
+    def create(number: int) -> int:
+        body = {"flow_id": flow_id, "name": f"run-{number}", "state": {"type": "RUNNING"}}
+        return client.post(url, json=body).status_code
 
     with httpx.Client(timeout=30) as client, ThreadPoolExecutor(16) as threads:
-        answers = list(threads.map(create, range(64)))
-    assert {status for status, _ in answers} == {201}
-    assert max(seconds for _, seconds in answers) < 5
+        assert set(threads.map(create, range(64))) == {201}
 
 
 def test_new_home_starts_from_the_migrated_template(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,9 +136,7 @@ def test_a_killed_yard_leaves_nothing_and_comes_up_again(tmp_path: Path) -> None
         assert alive == []
         assert read_status(home)["up"] is False
         try:
-            start = time.monotonic()
             trainyard("up", "--home", str(home), "--port", "0", "--detach")
             assert read_status(home)["ready"] is True
-            assert time.monotonic() - start < 90
         finally:
             trainyard("down", "--home", str(home), check=False)
