@@ -42,6 +42,7 @@ bench: setup
 	$(BIN)/python benchmarks/start_latency.py
 	$(BIN)/python benchmarks/post_to_step.py
 	$(BIN)/python benchmarks/idle_memory.py
+	$(BIN)/python benchmarks/demo_splits.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

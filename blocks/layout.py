@@ -17,9 +17,19 @@ def log(org: str, job_id: Id) -> str:
     return f"{org}/logs/{job_id}.txt"
 
 
+def resume(org: str, job_id: Id) -> str:
+    """What the caller of `:resume` changed: `spec`, `parent_job_id`. A flow run's own parameters cannot change."""
+    return f"{job(org, job_id)}/resume.json"
+
+
 def download(org: str, job_id: Id) -> str:
     """The tar that `:download` serves, built once when the job ends."""
     return f"{org}/downloads/{job_id}.tar.gz"
+
+
+def download_stats(org: str, job_id: Id) -> str:
+    """`file_size` and `sha256_digest` of that tar."""
+    return f"{download(org, job_id)}.stats.json"
 
 
 def dataset(org: str, dataset_id: Id) -> str:

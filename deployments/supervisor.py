@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -49,7 +49,6 @@ class Part:
     started: float = 0.0
     backoff_s: float = BACKOFF_S
     start_again_at: float = 0.0
-    restarts: int = field(default=0)
 
     @property
     def done(self) -> bool:
@@ -169,8 +168,7 @@ class Supervisor:
                         "TRAINYARD_WORKER_READY_FILE": str(ready_file),
                         "TRAINYARD_WORKER_GRACE_S": str(settings.cancel_grace_s),
                         "TRAINYARD_WORKER_SCRATCH": str(home.path / "work"),
-                        # Threads of one job must not spin while those of another need the core: 4 epochs of the
-                        # demo took 99 s beside one busy core with OpenMP's default, 18 s with this.
+                        # Threads of one job must not spin while those of another need the core.
                         "OMP_WAIT_POLICY": "PASSIVE",
                     },
                     ready_file=ready_file,
@@ -206,7 +204,6 @@ class Supervisor:
         part.backoff_s = BACKOFF_S if now - part.started > YOUNG_S else min(part.backoff_s * 2, MAX_BACKOFF_S)
         part.start_again_at = now + part.backoff_s
         part.process = None
-        part.restarts += 1
         reason = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         log = self.home.logs / f"{part.name}.log"
         print(f"{part.name} ended ({reason}); starting it again in {part.backoff_s:.1f} s, see {log}", flush=True)

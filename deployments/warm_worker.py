@@ -143,8 +143,7 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
         await super().setup()
         self._supervisor = RunSupervisor(self.client, _ForkedHooks(self._start_child), self.yard_settings.grace_s)
         await self._supervisor.__aenter__()
-        with contextlib.suppress(Exception):
-            await give_back_lost(self.client, self._work_pool_name)
+        await self._give_back_lost()
         self._in_background(self._watch_pool())
         await self._forks.wait_until_warm()
         with contextlib.suppress(TimeoutError):
@@ -195,8 +194,13 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
     async def _give_back_lost_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_LOST_RUNS_S)
-            with contextlib.suppress(Exception):
-                await give_back_lost(self.client, self._work_pool_name)
+            await self._give_back_lost()
+
+    async def _give_back_lost(self) -> None:
+        try:
+            await give_back_lost(self.client, self._work_pool_name)
+        except Exception:  # whatever it is, this worker still has runs of its own; the next look tries again
+            self._logger.warning("Could not give back the runs of workers that are gone.", exc_info=True)
 
     def _note_due(self, flow_run_id: UUID) -> None:
         if flow_run_id in self._submitting_flow_run_ids:

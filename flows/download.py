@@ -13,8 +13,6 @@ from prefect.logging import get_run_logger
 from ..blocks import layout
 from ..tasks.context import JobContext
 
-STATS_SUFFIX = ".stats.json"
-
 
 def build_download(job: JobContext) -> None:
     """Pack the folder and the log of a job; the stats beside the tar hold its size and SHA-256."""
@@ -30,5 +28,5 @@ def build_download(job: JobContext) -> None:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         size = packed.stat().st_size
         storage.upload_file(packed, target)
-    storage.write_json(f"{target}{STATS_SUFFIX}", {"file_size": size, "sha256_digest": digest})
+    storage.write_json(layout.download_stats(job.org, job.job_id), {"file_size": size, "sha256_digest": digest})
     get_run_logger().info("Download of %d bytes built.", size)

@@ -27,8 +27,6 @@ from ..tasks.context import JobContext, running_as
 from .download import build_download
 from .joblog import job_log
 
-RESUME_FILE = "resume.json"
-
 
 def _run_name() -> str:
     """Name a flow run so that a person finds it in a list."""
@@ -134,12 +132,10 @@ def _run(request: JobRequest) -> JobResult:
             job_id=job_id,
             experiment=f"{request.org}/{record.id if record else 'datasets'}",
             storage=storage,
-            flow_run_id=job_id,
-            parent_job_id=str(request.parent_job_id) if request.parent_job_id else None,
         )
-        if request.action in TRAINING and storage.exists(f"{job.path}/{RESUME_FILE}"):
-            # What the caller of :resume changed; a flow run's own parameters cannot change.
-            request = request.model_copy(update=storage.read_json(f"{job.path}/{RESUME_FILE}"))
+        resume = layout.resume(request.org, job_id)
+        if request.action in TRAINING and storage.exists(resume):
+            request = JobRequest.model_validate({**request.model_dump(), **storage.read_json(resume)})
         with running_as(job):
             result = _call_task(request, record, storage)
         build_download(job)

@@ -29,8 +29,6 @@ class JobContext:
     experiment: str
     """Name of the MLflow experiment."""
     storage: ArtifactStorage
-    flow_run_id: str | None
-    parent_job_id: str | None = None
 
     @property
     def path(self) -> str:
@@ -63,7 +61,6 @@ def current_job() -> JobContext:
         job_id=str(task_run.task_run.id),
         experiment=f"{LOCAL_ORG}/{flow_name}",
         storage=load_storage(),
-        flow_run_id=str(task_run.task_run.flow_run_id) if task_run.task_run.flow_run_id else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,6 @@ class Inputs:
     model: Path | None
     out: Path
     reporter: JobReporter
-    notes: list[str] = field(default_factory=list)
 
 
 def run_network_action(

@@ -32,7 +32,6 @@ from .runs import FlowRun, FlowRuns
 from .specs import checked_spec, spec_model, wanted_gpus
 from .uploads import MANIFEST
 
-RESUME_FILE = "resume.json"
 #: Which data sets an action cannot do without, by the field of the experiment that names them.
 _NEEDED = {
     Action.TRAIN: "train",
@@ -174,7 +173,7 @@ class JobService:
                 raise InvalidInput(f"parent_job_id: the parent job {parent_id} is not done.")
             changes["parent_job_id"] = str(parent_id)
         if changes:
-            path = f"{layout.job(owner.org, job_id)}/{RESUME_FILE}"
+            path = layout.resume(owner.org, job_id)
             await asyncio.to_thread(self._storage.write_json, path, changes)
             async with self._catalog.writing() as session:
                 row = await read_job(session, owner.org, job_id, lock=True)

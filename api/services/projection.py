@@ -29,8 +29,6 @@ from .runs import PAGE, FlowRun, FlowRuns
 
 logger = logging.getLogger(__name__)
 
-#: What the flow writes beside a job's tar.
-STATS_SUFFIX = ".stats.json"
 #: A completed flow run whose files are not there after so long has failed.
 RESULT_GRACE = timedelta(seconds=60)
 #: Puts a row just behind the flow run, so that the next look takes the state over.
@@ -225,7 +223,7 @@ class Projection:
 
     def _read_outcome(self, org: str, job_id: UUID) -> tuple[JobResult, Mapping[str, Any]]:
         result = JobResult.model_validate(self._storage.read_json(f"{layout.job(org, job_id)}/result.json"))
-        return result, self._storage.read_json(layout.download(org, job_id) + STATS_SUFFIX)
+        return result, self._storage.read_json(layout.download_stats(org, job_id))
 
     async def _remember_checkpoints(self, session: AsyncSession, job: Job, result: Mapping[str, Any]) -> None:
         """Write the best and the latest epoch of a training job into its experiment."""

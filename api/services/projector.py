@@ -72,6 +72,7 @@ class Projector:
             except YardError as error:
                 logger.warning("An event of Prefect was not projected: %s", error)
             except Exception:
+                # One event that is a bug of ours must not end the stream of all others.
                 logger.exception("An event of Prefect was not projected.")
 
     async def _reconcile(self) -> None:
@@ -82,6 +83,7 @@ class Projector:
             except YardError as error:
                 logger.warning("The catalog was not compared with Prefect: %s", error)
             except Exception:
+                # As above: the next comparison may mend what this one could not.
                 logger.exception("The catalog was not compared with Prefect.")
             await asyncio.sleep(self._interval_s)
 
