@@ -9,8 +9,10 @@ class JobState(StrEnum):
     """Where a job is in its life. Each dialect has its own words for these."""
 
     WAITING = "waiting"
+    """Held back by the facade: a parent, data or the quota of its org is in the way."""
     PENDING = "pending"
     RUNNING = "running"
+    PAUSING = "pausing"
     CANCELLING = "cancelling"
     PAUSED = "paused"
     CANCELLED = "cancelled"
@@ -18,8 +20,16 @@ class JobState(StrEnum):
     FAILED = "failed"
 
 
-#: Name of the SCHEDULED state of a flow run whose parent job has not ended yet.
+#: Names of the SCHEDULED state, far in the future, of flow runs that are held back, by what they wait for.
 AWAITING_PARENT = "AwaitingParent"
+AWAITING_DATA = "AwaitingData"
+AWAITING_QUOTA = "AwaitingQuota"
+HELD_STATES = (AWAITING_PARENT, AWAITING_DATA, AWAITING_QUOTA)
+
+#: Names of the CANCELLING state that say what follows when the process is gone: Suspended, or Failed as TimedOut.
+#: Any other name is followed by Cancelled.
+PAUSING = "Pausing"
+TIMING_OUT = "TimingOut"
 
 FINAL = frozenset({JobState.CANCELLED, JobState.DONE, JobState.FAILED})
 
@@ -38,6 +48,8 @@ _BY_PREFECT_TYPE = {
 
 def job_state(prefect_type: str, prefect_name: str) -> JobState:
     """Return the job state for a Prefect state type (`SCHEDULED`, ...) and state name."""
-    if prefect_name == AWAITING_PARENT:
+    if prefect_name in HELD_STATES:
         return JobState.WAITING
+    if prefect_name == PAUSING and prefect_type == "CANCELLING":
+        return JobState.PAUSING
     return _BY_PREFECT_TYPE[prefect_type]

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     TypeDecorator,
@@ -58,6 +59,13 @@ class Org(Base):
     __tablename__ = "orgs"
 
     name: Mapped[str] = mapped_column(String(255), primary_key=True)
+    max_running: Mapped[int | None] = mapped_column(Integer)
+    """Jobs that may be with workers at a time; None is no limit."""
+    max_storage_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    keep_days: Mapped[float | None] = mapped_column(Float)
+    """Jobs that ended longer ago are cleaned up, but for those that something needs; None keeps all."""
+    keep_jobs: Mapped[int | None] = mapped_column(Integer)
+    """So many of the newest jobs of each experiment or data set are kept whatever their age."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -108,6 +116,7 @@ class Dataset(Base):
     format: Mapped[str] = mapped_column(String(40))
     status: Mapped[str] = mapped_column(String(20))
     """empty, receiving or ready; see `services.datasets.DatasetStatus`."""
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     labels: Mapped[dict[str, Any]]
     """Fields that only describe (logo, client_url, ...), as a dialect names them."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -168,6 +177,15 @@ class Job(Base):
     description: Mapped[str] = mapped_column(String(1000))
     num_gpu: Mapped[int | None] = mapped_column(BigInteger)
     platform: Mapped[str | None] = mapped_column(String(20))
+    priority: Mapped[int] = mapped_column(Integer, default=2)
+    """A `schemas.attempts.Priority`; 1 goes first."""
+    max_attempts: Mapped[int | None] = mapped_column(Integer)
+    max_run_s: Mapped[float | None] = mapped_column(Float)
+    """Longest time that the attempts may run together."""
+    max_pending_s: Mapped[float | None] = mapped_column(Float)
+    """Longest time in the queue, from when nothing but a worker is missing."""
+    expires_at: Mapped[datetime | None]
+    """The job is given up at this moment, whatever it does."""
     spec: Mapped[dict[str, Any]]
     dataset_ids: Mapped[list[Any]]
     """Data sets that the job reads; they are in use until it ends."""
@@ -182,6 +200,14 @@ class Job(Base):
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     tar_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     tar_sha256: Mapped[str | None] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    """Bytes of the folder, the log and the tar of the job, as of its last stop."""
+    attempts: Mapped[list[Any]] = mapped_column(JSON, default=list)
+    """Executions so far: `schemas.attempts.Attempt` with `seconds`, `ended_as` and `cost` added."""
+    run_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    cpu_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    gpu_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    cost: Mapped[float] = mapped_column(Float, default=0.0)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
@@ -197,3 +223,26 @@ class Purge(Base):
     paths: Mapped[list[Any]]
     flow_run_id: Mapped[UUID | None] = mapped_column(index=True)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class IdempotencyKey(Base):
+    """A POST that a client marked with an `Idempotency-Key`, and what it was answered."""
+
+    __tablename__ = "idempotency_keys"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    """Stands for the request wherever it makes something, so that a second try finds what the first one made."""
+    org: Mapped[str] = mapped_column(ForeignKey("orgs.name", ondelete="CASCADE"))
+    user_id: Mapped[UUID]
+    key: Mapped[str] = mapped_column(String(255))
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of method, path and body."""
+    status_code: Mapped[int | None] = mapped_column(Integer)
+    """None while the first request is being worked on."""
+    media_type: Mapped[str | None] = mapped_column(String(100))
+    answer: Mapped[bytes | None] = mapped_column(LargeBinary)
+    locked_until: Mapped[datetime]
+    """When another request with the key may take over, should the first one never answer."""
+    created_at: Mapped[datetime] = mapped_column(default=utc_now, index=True)
+
+    __table_args__ = (Index("uq_idempotency_keys_org_user_id_key", "org", "user_id", "key", unique=True),)

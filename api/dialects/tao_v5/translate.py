@@ -20,6 +20,7 @@ _STATUS = {
     JobState.WAITING: "Pending",
     JobState.PENDING: "Pending",
     JobState.RUNNING: "Running",
+    JobState.PAUSING: "Running",
     JobState.CANCELLING: "Running",
     JobState.PAUSED: "Canceled",
     JobState.CANCELLED: "Canceled",
@@ -27,7 +28,11 @@ _STATUS = {
     JobState.FAILED: "Error",
 }
 #: Words that came with release 5.5.
-_STATUS_55 = _STATUS | {JobState.CANCELLING: "Canceling", JobState.PAUSED: "Paused"}
+_STATUS_55 = _STATUS | {
+    JobState.PAUSING: "Pausing",
+    JobState.CANCELLING: "Canceling",
+    JobState.PAUSED: "Paused",
+}
 _DETAILED = {"Pending": "PENDING", "Running": "RUNNING", "Done": "SUCCESS", "Error": "FAILURE"}
 
 _DATASET_STATUS = {
@@ -279,6 +284,7 @@ def _message(job: Job) -> str:
         JobState.WAITING: f"Waiting for the parent job {job.parent_id}.",
         JobState.PENDING: "Waiting for a free worker.",
         JobState.RUNNING: "Running.",
+        JobState.PAUSING: "Being paused.",
         JobState.CANCELLING: "Being cancelled.",
         JobState.PAUSED: "Paused.",
         JobState.CANCELLED: "Cancelled.",
