@@ -7,22 +7,36 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
 from prefect.blocks.core import Block
 from pydantic import Field, PrivateAttr, SecretStr, field_validator
 
-from ..schemas.errors import InvalidInput, NotFound, StorageFull
+from ..schemas.errors import InvalidInput, NotFound, StorageFull, Unavailable
+from .patience import patiently
+
+T = TypeVar("T")
 
 #: Environment variable with the address of the yard's storage; it wins over a saved block.
 URL_VARIABLE = "TRAINYARD_STORAGE_URL"
 BLOCK_NAME = "trainyard"
+
+#: A remote storage gets so long to answer before an operation fails; see `ArtifactStorage.patient`.
+PATIENCE_S = 2.0
+
+#: Who works on a job locks this file in its folder. It is nobody's artifact.
+LOCK_FILE = ".lock"
+
+_INCOMING = ".incoming-"
+
+#: What a file system answers about the path or the caller. Every other error of a remote one may pass.
+_LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +45,8 @@ class StoredFile:
 
     path: str
     size_bytes: int
+    modified_at: float
+    """Seconds since 1970, by the clock of the storage."""
 
 
 class ArtifactStorage(Block):
@@ -57,6 +73,7 @@ class ArtifactStorage(Block):
     secret_key: SecretStr | None = Field(default=None, description="S3 secret key that goes with the access key.")
 
     _fs: fsspec.AbstractFileSystem | None = PrivateAttr(default=None)
+    _patience_s: float = PrivateAttr(default=PATIENCE_S)
 
     @field_validator("url")
     @classmethod
@@ -82,9 +99,34 @@ class ArtifactStorage(Block):
             else:
                 secret = self.secret_key.get_secret_value() if self.secret_key else None
                 self._fs = fsspec.filesystem(
-                    "s3", endpoint_url=self.endpoint_url, key=self.access_key, secret=secret, use_listings_cache=False
+                    "s3",
+                    endpoint_url=self.endpoint_url,
+                    key=self.access_key,
+                    secret=secret,
+                    use_listings_cache=False,
+                    # why: they wait out a hiccup; how long an outage is waited out is the caller's choice.
+                    config_kwargs={"retries": {"mode": "standard", "total_max_attempts": 2}},
                 )
+                self._fs.retries = 2
         return self._fs
+
+    def patient(self, seconds: float) -> ArtifactStorage:
+        """Return this storage as seen by somebody who waits so long for it when it is away."""
+        patient = self.model_copy()
+        patient._patience_s = seconds
+        return patient
+
+    def _do(self, path: str, call: Callable[[], T]) -> T:
+        """Return what `call` returns; errors say what to do, and a remote storage that is away gets some time."""
+        if self.root is not None:
+            with _translated(path):
+                return call()
+
+        def once() -> T:
+            with _translated(path), _remote(path):
+                return call()
+
+        return patiently(once, self._patience_s)
 
     def address(self, path: str) -> str:
         """Return the full URL of `path`."""
@@ -107,31 +149,46 @@ class ArtifactStorage(Block):
         return address.removeprefix("file://")
 
     def exists(self, path: str) -> bool:
-        return bool(self.fs.exists(self._full(path)))
+        full = self._full(path)
+        return self._do(path, lambda: bool(self.fs.exists(full)))
 
     def size(self, path: str) -> int:
-        with _translated(path):
-            return int(self.fs.size(self._full(path)))
+        full = self._full(path)
+        return self._do(path, lambda: int(self.fs.size(full)))
 
     def open(self, path: str, mode: str = "rb") -> IO[bytes]:
         """Open a file for reading (`rb`) or writing (`wb`); close it yourself."""
-        with _translated(path):
-            return self.fs.open(self._full(path), mode)
+        full = self._full(path)
+        return self._do(path, lambda: self.fs.open(full, mode))
 
     def read_bytes(self, path: str) -> bytes:
-        with _translated(path):
-            return bytes(self.fs.cat_file(self._full(path)))
+        full = self._full(path)
+
+        def read() -> bytes:
+            if self.root is not None:
+                return Path(full).read_bytes()
+            size = int(self.fs.size(full))
+            content = bytes(self.fs.cat_file(full))
+            _check_length(path, len(content), size)
+            return content
+
+        return self._do(path, read)
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write a whole file; readers see the old one or the new one, never a part."""
-        with _translated(path):
+        full = self._full(path)
+
+        def write() -> None:
             if self.root is None:
-                self.fs.pipe_file(self._full(path), content)
+                self.fs.pipe_file(full, content)
+                self._check_stored(path, len(content))
                 return
-            target = Path(self._full(path))
+            target = Path(full)
             target.parent.mkdir(parents=True, exist_ok=True)
             with _replacing(target) as temporary:
                 temporary.write_bytes(content)
+
+        self._do(path, write)
 
     def read_json(self, path: str) -> Any:
         return json.loads(self.read_bytes(path))
@@ -154,52 +211,83 @@ class ArtifactStorage(Block):
             finally:
                 os.close(handle)
 
-    def list_files(self, path: str) -> list[StoredFile]:
-        """Return all files below a folder, sorted by path; an absent folder is empty."""
+    def list_files(self, path: str, *, internal: bool = False) -> list[StoredFile]:
+        """Return all files below a folder, sorted by path; an absent folder is empty.
+
+        With `internal` also traces of the writing of files, which are no content.
+        """
         top = self._full(path)
         try:
-            found = self.fs.find(top, detail=True)
-        except FileNotFoundError:
+            found = self._do(path, lambda: self.fs.find(top, detail=True))
+        except NotFound:
             return []
         prefix = str(self.fs._strip_protocol(top)).rstrip("/") + "/"
         return sorted(
-            (StoredFile(name.removeprefix(prefix), int(info["size"])) for name, info in found.items()),
+            (
+                StoredFile(name.removeprefix(prefix), int(info["size"]), _modified_at(info))
+                for name, info in found.items()
+                if internal or not is_internal(name)
+            ),
             key=lambda file: file.path,
         )
 
+    def list_names(self, path: str) -> list[str]:
+        """Return the names of what lies directly in a folder; an absent folder is empty."""
+        try:
+            found = self._do(path, lambda: self.fs.ls(self._full(path), detail=False))
+        except NotFound:
+            return []
+        return sorted(PurePosixPath(name).name for name in found)
+
     def upload_file(self, local: Path, path: str) -> None:
-        with _translated(path):
+        full = self._full(path)
+
+        def upload() -> None:
             if self.root is None:
-                self.fs.put_file(str(local), self._full(path))
+                size = local.stat().st_size
+                self.fs.put_file(str(local), full)
+                self._check_stored(path, size)
                 return
-            target = Path(self._full(path))
+            target = Path(full)
             target.parent.mkdir(parents=True, exist_ok=True)
             with _replacing(target) as temporary:
                 shutil.copyfile(local, temporary)
 
+        self._do(path, upload)
+
+    def _check_stored(self, path: str, size_bytes: int) -> None:
+        try:
+            stored = int(self.fs.size(self._full(path)))
+        except FileNotFoundError:
+            stored = 0
+        _check_length(path, stored, size_bytes)
+
     def upload_folder(self, local: Path, path: str) -> None:
         """Copy every file below a local folder; files that are already there are replaced."""
-        files = sorted(p for p in local.rglob("*") if p.is_file())
-        if self.root is None:
-            with _translated(path):
-                targets = [self._full(f"{path}/{f.relative_to(local).as_posix()}") for f in files]
-                if files:
-                    self.fs.put([str(f) for f in files], targets)
-            return
-        for file in files:
+        for file in sorted(p for p in local.rglob("*") if p.is_file() and not is_internal(p.name)):
             self.upload_file(file, f"{path}/{file.relative_to(local).as_posix()}")
 
     def download_folder(self, path: str, destination: Path) -> None:
         """Copy every file below a folder of the storage into a local folder."""
-        files = self.list_files(path)
-        with _translated(path):
-            for file in files:
-                target = destination / _checked(file.path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if self.root is not None:
-                    shutil.copyfile(self._full(f"{path}/{file.path}"), target)
-            if self.root is None and files:
-                self.fs.get([self._full(f"{path}/{f.path}") for f in files], [str(destination / f.path) for f in files])
+        waiting = self.list_files(path)
+        for file in waiting:
+            (destination / _checked(file.path)).parent.mkdir(parents=True, exist_ok=True)
+
+        def download() -> None:
+            sources = [self._full(f"{path}/{file.path}") for file in waiting]
+            targets = [destination / file.path for file in waiting]
+            if self.root is not None:
+                for source, target in zip(sources, targets, strict=True):
+                    shutil.copyfile(source, target)
+            elif waiting:
+                self.fs.get(sources, [str(target) for target in targets])
+                came = dict(zip(waiting, targets, strict=True))
+                # why: only what came short is fetched again.
+                waiting[:] = [file for file, target in came.items() if target.stat().st_size < file.size_bytes]
+                for file in waiting[:1]:
+                    _check_length(f"{path}/{file.path}", came[file].stat().st_size, file.size_bytes)
+
+        self._do(path, download)
 
     def local_path(self, path: str) -> Path | None:
         """Return where `path` lies on this disk, None when the storage is remote."""
@@ -219,12 +307,23 @@ class ArtifactStorage(Block):
             if not direct.exists():
                 raise NotFound(f"{path} is not in the storage {self.url}.")
             return direct
-        target = into / PurePosixPath(path).name
-        with _translated(path):
-            if self.fs.isfile(self._full(path)):
-                into.mkdir(parents=True, exist_ok=True)
-                self.fs.get_file(self._full(path), str(target))
-                return target
+        target, full = into / PurePosixPath(path).name, self._full(path)
+
+        def download() -> bool:
+            try:
+                # why: asked by `isfile`, an S3 server that is away has no such file.
+                found = self.fs.info(full)
+            except FileNotFoundError:
+                return False
+            if found["type"] != "file":
+                return False
+            into.mkdir(parents=True, exist_ok=True)
+            self.fs.get_file(full, str(target))
+            _check_length(path, target.stat().st_size, int(found["size"]))
+            return True
+
+        if self._do(path, download):
+            return target
         if not self.list_files(path):
             raise NotFound(f"{path} is not in the storage {self.url}.")
         self.download_folder(path, target)
@@ -236,15 +335,15 @@ class ArtifactStorage(Block):
         if self.root is not None:
             target = Path(full)
             if target.is_dir():
-                freed = sum(f.size_bytes for f in self.list_files(path))
+                freed = sum(f.size_bytes for f in self.list_files(path, internal=True))
                 shutil.rmtree(target)
                 return freed
             freed = target.stat().st_size if target.exists() else 0
             target.unlink(missing_ok=True)
             return freed
-        freed = sum(f.size_bytes for f in self.list_files(path))
-        if self.fs.exists(full):
-            self.fs.rm(full, recursive=True)
+        freed = sum(f.size_bytes for f in self.list_files(path, internal=True))
+        if self.exists(path):
+            self._do(path, lambda: self.fs.rm(full, recursive=True))
         return freed
 
     def free_bytes(self) -> int | None:
@@ -271,6 +370,17 @@ def load_storage() -> ArtifactStorage:
     return block
 
 
+def _modified_at(info: dict[str, Any]) -> float:
+    """Return when a file was written, of what fsspec knows of it: local files and S3 objects say it differently."""
+    return float(info["mtime"]) if "mtime" in info else float(info["LastModified"].timestamp())
+
+
+def is_internal(name: str) -> bool:
+    """Tell whether a file is no content but a trace of the writing of content."""
+    base = name.rpartition("/")[2]
+    return base == LOCK_FILE or base.startswith(_INCOMING)
+
+
 def _checked(path: str) -> str:
     """Return `path` when it stays below its folder; a bug or an attack otherwise."""
     parts = path.split("/")
@@ -282,7 +392,7 @@ def _checked(path: str) -> str:
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
     """Give a temporary file beside `target` that replaces it when the block ends well."""
-    handle, name = tempfile.mkstemp(prefix=".incoming-", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=_INCOMING, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -305,3 +415,27 @@ def _translated(path: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(f"No room left in the storage while writing {path}.") from error
         raise
+
+
+@contextmanager
+def _remote(path: str) -> Iterator[None]:
+    """Turn what may pass, a remote storage that is away or cuts a body short, into Unavailable."""
+    # Late: only a remote storage pays for these imports.
+    from aiohttp import ClientError
+    from botocore.exceptions import ConnectionError as NoConnection
+    from s3fs.core import S3_RETRYABLE_ERRORS
+
+    try:
+        yield
+    except _LASTING:
+        raise
+    except (*S3_RETRYABLE_ERRORS, NoConnection, ClientError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Unavailable(f"The storage does not answer about {path}: {error}.") from error
+
+
+def _check_length(path: str, got: int, expected: int) -> None:
+    # why not `!=`: a log or a report may have grown in between.
+    if got < expected:
+        raise Unavailable(f"Only {got} of {expected} bytes of {path} arrived.")

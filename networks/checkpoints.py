@@ -48,18 +48,31 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    except (OSError, RuntimeError) as error:
+        if _is_of_full_disk(error):
             raise StorageFull(f"No room left to write {path.name}.") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _is_of_full_disk(error: BaseException | None) -> bool:
+    # why the chain: torch.save raises a RuntimeError over what the file raised.
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def save_checkpoint(folder: Path, state: dict[str, Any], *, epoch: int, step: int, name: str) -> list[Path]:
-    """Write a checkpoint as `name`.pth, then remove the older ones; return the two new files."""
+    """Write a checkpoint as `name`.pth, then remove the older ones; return the two new files.
+
+    When there is one of that name, the new one has another: the old one stays until the new one is complete.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.pth"
+    is_taken = (folder / f"{name}.json").exists() and not (folder / f"{name}_again.json").exists()
+    path = folder / (f"{name}_again.pth" if is_taken else f"{name}.pth")
     manifest_path = path.with_suffix(".json")
     # why: a manifest of an earlier file of this name must not describe the new one for a moment.
     manifest_path.unlink(missing_ok=True)

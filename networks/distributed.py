@@ -180,6 +180,9 @@ class _PipeReporter:
     def stop_requested(self) -> bool:
         return self._stop.is_set()
 
+    def allow_interruption(self) -> None:
+        """Do nothing: only the job's own process hears of a stop, and it ends the ranks when it is interrupted."""
+
 
 def _write_all(descriptor: int, content: bytes) -> None:
     while content:

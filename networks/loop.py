@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,18 +16,22 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from ..schemas.errors import JobFailed
+from ..schemas.errors import JobFailed, StorageFull
 from ..schemas.reporting import Reporter
 from ..schemas.results import EpochMetrics
 from .checkpoints import load_checkpoint, newest_checkpoint, restore_rng_state, rng_state, save_checkpoint
 from .devices import Precision
 from .optimization import Schedule
 from .ranks import ALONE, Ranks
+from .retention import kept_epochs
 
 PROGRESS_S = 2.0
 
 #: Between epochs a checkpoint is due when saving it takes less than this share of the time since the last.
 CHECKPOINT_SHARE = 0.02
+
+#: When the disk was full, the next try to save comes after so many seconds.
+RETRY_S = 60.0
 
 #: Several processes agree on pausing every so many steps.
 _CONTROL_STEPS = 8
@@ -73,6 +77,8 @@ class Plan:
     evaluation_interval: int = 1
     checkpoint_interval: int = 10
     checkpoint_minutes: float = 10.0
+    keep_last: int = 1
+    pinned: frozenset[int] = frozenset()
     patience: int = 0
     min_delta: float = 0.0
     grad_clip: float = 0.0
@@ -128,6 +134,7 @@ def fit(
 
     Raises:
         JobFailed: the loss is no number any more, or the checkpoint is of other data.
+        StorageFull: what came out at the end cannot be written.
     """
     return _Loop(learner, optimizer, schedule, precision, plan, folder, reporter, ranks).run()
 
@@ -157,6 +164,11 @@ class _Loop:
         self.best_weights: dict[str, torch.Tensor] | None = None
         self.saved_at = time.monotonic()
         self.save_seconds = 0.0
+        #: Weights on disk that nobody was told of: they are published with the checkpoint that knows them.
+        self.untold: list[Path] = []
+        #: When saving is tried again, after the disk was full.
+        self.retry_at = math.inf
+        self.stop_seen = False
         #: When progress was last reported; the very first step is reported as a sign of life.
         self._told = -math.inf
 
@@ -166,18 +178,28 @@ class _Loop:
         model = self.ranks.wrap(self.learner.model, self.precision.device)
         self.saved_at = time.monotonic()
         progress = self.progress
-        stopped = ended_early = False
+        stopped = False
+        ended_early = self._is_without_improvement()
         while progress.epoch < self.plan.max_epochs and not (stopped or ended_early):
             if self._train_epoch(model) == _STOP:
                 stopped = True
                 break
             self._finish_epoch()
-            ended_early = 0 < self.plan.patience <= progress.bad_evaluations
+            ended_early = self._is_without_improvement()
             last = ended_early or progress.epoch == self.plan.max_epochs
             stopped = self._save_after_epoch(last) == _STOP and not last
+        if not stopped:
+            self.reporter.allow_interruption()
         if ended_early:
             self.reporter.log(f"No improvement in {self.plan.patience} evaluations: training ends early.")
         return Fit(progress, stopped, ended_early)
+
+    def _is_without_improvement(self) -> bool:
+        return 0 < self.plan.patience <= self.progress.bad_evaluations
+
+    def _is_stopping(self) -> bool:
+        self.stop_seen = self.stop_seen or self.reporter.stop_requested()
+        return self.stop_seen
 
     # One epoch
 
@@ -216,12 +238,11 @@ class _Loop:
                 progress.step_in_epoch, progress.seconds_in_epoch = step + 1, now - began
                 progress.loss_sum = float(self.ranks.sum(loss_sum.clone())) / self.ranks.world
                 self._check_loss(progress.loss_sum, epoch)
-                self._save()
+                self._try_to_save()
                 if decision == _STOP:
                     return _STOP
         progress.step_in_epoch, progress.seconds_in_epoch = steps, time.monotonic() - began
-        means = self.ranks.sum(loss_sum) / (steps * self.ranks.world)
-        progress.loss_sum = float(means) * steps
+        progress.loss_sum = float(self.ranks.sum(loss_sum)) / self.ranks.world
         self._check_loss(progress.loss_sum, epoch)
         return _CONTINUE
 
@@ -230,9 +251,9 @@ class _Loop:
             return _CONTINUE
         code = _CONTINUE
         if self.ranks.is_first:
-            if self.reporter.stop_requested():
+            if self._is_stopping():
                 code = _STOP
-            elif now - self.saved_at >= 60 * self.plan.checkpoint_minutes:
+            elif now - self.saved_at >= 60 * self.plan.checkpoint_minutes or now >= self.retry_at:
                 code = _SAVE
         return self.ranks.decide(code)
 
@@ -244,7 +265,7 @@ class _Loop:
         metrics = {"train_loss": progress.loss_sum / steps, "lr": float(self.optimizer.param_groups[0]["lr"])}
         if epoch % plan.evaluation_interval == 0 or epoch == plan.max_epochs:
             self.ranks.share_buffers(self.learner.model)
-            evaluated = self.learner.evaluate(self.ranks)
+            evaluated = self._evaluate()
             metrics |= evaluated
             self._compare(epoch, metrics, plan.metric if evaluated else "train_loss")
         seconds = progress.seconds_in_epoch + time.monotonic() - began
@@ -253,6 +274,22 @@ class _Loop:
         progress.epoch, progress.step_in_epoch = epoch, 0
         progress.loss_sum = progress.seconds_in_epoch = 0.0
         self.reporter.epoch(epoch, plan.max_epochs, metrics, seconds)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Return the metrics. When it is interrupted, the epoch is not lost: a resumed training evaluates it first."""
+        random_state = rng_state()
+        try:
+            self.reporter.allow_interruption()
+            metrics = self.learner.evaluate(self.ranks)
+            # why: who asks is not interrupted, and what follows changes the progress.
+            self._is_stopping()
+            return metrics
+        except BaseException:
+            # why alone: the others cannot be asked for their random states while they evaluate.
+            if self.ranks.world == 1:
+                restore_rng_state(random_state)
+                self._try_to_save()
+            raise
 
     def _compare(self, epoch: int, metrics: dict[str, float], name: str) -> None:
         progress, plan = self.progress, self.plan
@@ -280,16 +317,29 @@ class _Loop:
     def _save_after_epoch(self, last: bool) -> int:
         code = _CONTINUE
         if self.ranks.is_first:
-            due = time.monotonic() - self.saved_at >= self.save_seconds / CHECKPOINT_SHARE
-            kept = self.progress.epoch % self.plan.checkpoint_interval == 0
-            if self.reporter.stop_requested():
+            now, epoch = time.monotonic(), self.progress.epoch
+            due = now - self.saved_at >= self.save_seconds / CHECKPOINT_SHARE or now >= self.retry_at
+            if self._is_stopping():
                 code = _STOP
-            elif last or due or kept:
+            elif last or due or epoch % self.plan.checkpoint_interval == 0 or epoch in self.plan.pinned:
                 code = _SAVE
         code = self.ranks.decide(code)
         if code != _CONTINUE:
-            self._save()
+            self._save() if last else self._try_to_save()
+        elif self.plan.keep_last > 1 and self.ranks.is_first:
+            self._try(self._save_weights)
         return code
+
+    def _try_to_save(self) -> None:
+        """Save; a full disk is no reason to end: the checkpoint before is still there, and there may be room later."""
+        self._try(self._save)
+
+    def _try(self, save: Callable[[], object]) -> None:
+        try:
+            save()
+        except StorageFull as error:
+            self.retry_at = time.monotonic() + RETRY_S
+            self.reporter.log(f"WARNING: No checkpoint was saved; training goes on with the one before. {error}")
 
     def _save(self) -> None:
         """Write the weights that are new and the checkpoint, in this order: what it refers to is there."""
@@ -298,7 +348,7 @@ class _Loop:
             return
         began = time.monotonic()
         progress = self.progress
-        written = self._save_weights()
+        self._save_weights()
         done = progress.epoch * self.learner.steps_per_epoch + progress.step_in_epoch
         state = {
             "version": 1,
@@ -312,32 +362,39 @@ class _Loop:
         name = f"checkpoint_epoch_{progress.epoch:03d}"
         if progress.step_in_epoch:
             name += f"_step_{progress.step_in_epoch:06d}"
-        written += save_checkpoint(self.folder, state, epoch=progress.epoch, step=done, name=name)
+        checkpoint = save_checkpoint(self.folder, state, epoch=progress.epoch, step=done, name=name)
         self._drop_old_weights()
-        self.reporter.saved(written)
-        self.saved_at = time.monotonic()
+        self.reporter.saved([*filter(Path.is_file, self.untold), *checkpoint])
+        self.untold = []
+        self.saved_at, self.retry_at = time.monotonic(), math.inf
         self.save_seconds = self.saved_at - began
 
-    def _save_weights(self) -> list[Path]:
+    def _save_weights(self) -> None:
         progress = self.progress
-        written: list[Path] = []
         if self.best_weights is not None and progress.best_epoch is not None:
-            written.append(weights_path(self.folder, progress.best_epoch))
-            self.learner.save_weights(written[0], self.best_weights, progress.best_epoch, progress.best_metrics)
+            self._write_weights(progress.best_epoch, self.best_weights, progress.best_metrics)
             self.best_weights = None
-        latest = weights_path(self.folder, progress.epoch)
-        if progress.epoch and not progress.step_in_epoch and latest not in written:
-            written.append(latest)
-            self.learner.save_weights(latest, self._state(), progress.epoch, progress.history[-1]["metrics"])
-        return written
+        if progress.epoch and not progress.step_in_epoch and progress.epoch != progress.best_epoch:
+            self._write_weights(progress.epoch, self._state(), progress.history[-1]["metrics"])
+
+    def _write_weights(self, epoch: int, state: dict[str, torch.Tensor], metrics: dict[str, float]) -> None:
+        path = weights_path(self.folder, epoch)
+        self.learner.save_weights(path, state, epoch, metrics)
+        if path not in self.untold:
+            self.untold.append(path)
 
     def _drop_old_weights(self) -> None:
-        progress = self.progress
-        weights = sorted(self.folder.glob("model_epoch_*.safetensors"))
-        for path in weights[:-1]:
-            epoch = int(path.stem.rpartition("_")[2])
-            if epoch != progress.best_epoch and epoch % self.plan.checkpoint_interval:
-                path.unlink()
+        plan = self.plan
+        weights = {int(path.stem.rpartition("_")[2]): path for path in self.folder.glob("model_epoch_*.safetensors")}
+        kept = kept_epochs(
+            weights,
+            best=self.progress.best_epoch,
+            keep_last=plan.keep_last,
+            interval=plan.checkpoint_interval,
+            pinned=plan.pinned,
+        )
+        for epoch in weights.keys() - kept:
+            weights[epoch].unlink()
 
     def _resume(self) -> None:
         found = newest_checkpoint(self.folder)

@@ -72,6 +72,12 @@ class Forbidden(YardError):
     code, status = "forbidden", 403
 
 
+class QuotaExceeded(Forbidden):
+    """The org uses all that it may."""
+
+    code = "quota_exceeded"
+
+
 class NotFound(YardError):
     """An id that does not exist or belongs to another org: the two answer alike."""
 
@@ -82,6 +88,19 @@ class Conflict(YardError):
     """The thing is in a state that does not allow this now."""
 
     code, status = "conflict", 409
+
+
+class KeyReused(YardError):
+    """An Idempotency-Key that belongs to another request."""
+
+    code, status = "idempotency_key_reused", 422
+    hint = "Take a new key for a new request; send the old request unchanged to have its answer again."
+
+
+class TooManyRequests(YardError):
+    """More of something at a time than one org may have."""
+
+    code, status = "too_many_requests", 429
 
 
 class InUse(InvalidInput):

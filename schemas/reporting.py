@@ -23,7 +23,13 @@ class Reporter(Protocol):
         """Take files that are complete on disk and may be published now."""
 
     def stop_requested(self) -> bool:
-        """Return True when the action should save a checkpoint and end early."""
+        """Return True when the action should save a checkpoint and end early.
+
+        Whoever asks is no longer interrupted by a stop: it asks again soon, or calls `allow_interruption`.
+        """
+
+    def allow_interruption(self) -> None:
+        """Let a stop interrupt what follows at once, by an exception: there is nothing new to save, or it is long."""
 
 
 class SilentReporter:
@@ -39,3 +45,5 @@ class SilentReporter:
 
     def stop_requested(self) -> bool:
         return False
+
+    def allow_interruption(self) -> None: ...

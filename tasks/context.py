@@ -5,19 +5,29 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging import get_logger
 
 from ..blocks import ArtifactStorage, layout, load_storage
+from ..blocks.storage import is_internal
 from ..schemas.actions import Action
+from ..schemas.errors import YardError
 from ..schemas.results import Artifact, JobResult
+from .joblock import job_lock
+from .uploads import Uploads
+
+logger = get_logger("trainyard.context")
 
 #: Org of tasks that run in somebody's own flow, where no facade knows about orgs.
 LOCAL_ORG = "local"
+
+#: A job waits so long for a storage that is away when it needs something of it; see also `uploads.PATIENCE_S`.
+STORAGE_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +70,7 @@ def current_job() -> JobContext:
         org=LOCAL_ORG,
         job_id=str(task_run.task_run.id),
         experiment=f"{LOCAL_ORG}/{flow_name}",
-        storage=load_storage(),
+        storage=load_storage().patient(STORAGE_PATIENCE_S),
     )
 
 
@@ -71,23 +81,35 @@ class JobFolder:
         self.storage = storage
         self.path = path
         direct = storage.local_path(path)
-        self.remote = direct is None
         self.work = scratch / "job" if direct is None else direct
         self.work.mkdir(parents=True, exist_ok=True)
-        if self.remote:
+        self._uploads: Uploads | None = None
+        if direct is None:
             # An earlier attempt may have left checkpoints to go on from.
             storage.download_folder(path, self.work)
+            self._uploads = Uploads(storage, path, self.work, [self._name(file) for file in self.files()])
 
-    def push(self, files: Sequence[Path]) -> None:
-        """Bring finished files to a remote storage now; files that are gone again are skipped."""
-        if not self.remote:
-            return
-        for file in files:
-            if file.is_file():
-                self.storage.upload_file(file, f"{self.path}/{file.relative_to(self.work).as_posix()}")
+    def files(self) -> list[Path]:
+        """Return the files of the job, without traces of work that was interrupted."""
+        return sorted(f for f in self.work.rglob("*") if f.is_file() and not is_internal(f.name))
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.work).as_posix()
+
+    def push(self, files: Sequence[Path], replaces: bool = False) -> None:
+        """Bring finished files to a remote storage soon; files that are gone again are skipped.
+
+        With `replaces`, what is gone from the folder is removed from the storage when `files` are there.
+        """
+        if self._uploads is not None:
+            self._uploads.put(files, replaces)
 
     def publish(self, artifacts: Sequence[Artifact]) -> list[Artifact]:
-        """Return the artifacts with size and SHA-256; on a remote storage the folder is mirrored."""
+        """Return the artifacts with size and SHA-256; a remote storage has the same files as the folder then.
+
+        Raises:
+            YardError: the storage did not take everything.
+        """
         described = [
             artifact.model_copy(
                 update={
@@ -97,24 +119,51 @@ class JobFolder:
             )
             for artifact in artifacts
         ]
-        if self.remote:
-            kept = {f.relative_to(self.work).as_posix() for f in self.work.rglob("*") if f.is_file()}
-            self.storage.upload_folder(self.work, self.path)
-            for file in self.storage.list_files(self.path):
-                if file.path not in kept:
-                    self.storage.remove(f"{self.path}/{file.path}")
+        if self._uploads is not None:
+            files = self.files()
+            self._uploads.put(files)
+            self._uploads.finish()
+            kept = {self._name(file) for file in files}
+            for stored in self.storage.list_files(self.path):
+                if stored.path not in kept:
+                    self.storage.remove(f"{self.path}/{stored.path}")
         return described
+
+    def finish(self) -> None:
+        """Wait until a remote storage has all that was pushed.
+
+        Raises:
+            YardError: it did not take everything.
+        """
+        if self._uploads is not None:
+            self._uploads.finish()
 
     def write_result(self, result: JobResult) -> None:
         """Write `result.json`, the last file of a job."""
+        self.finish()
         self.storage.write_json(f"{self.path}/result.json", result.model_dump(mode="json"))
 
 
 @contextmanager
 def job_folder(job: JobContext) -> Iterator[tuple[JobFolder, Path]]:
-    """Give the folder of the job and a scratch folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="trainyard-") as scratch:
-        yield JobFolder(job.storage, job.path, Path(scratch)), Path(scratch)
+    """Give the folder of the job and a scratch folder that is gone afterwards; nobody else works on the job."""
+    local = job.storage.local_path(job.path)
+    if local is not None:
+        local.mkdir(parents=True, exist_ok=True)
+    with (
+        job_lock(local) if local is not None else nullcontext(),
+        tempfile.TemporaryDirectory(prefix="trainyard-") as scratch,
+    ):
+        folder = JobFolder(job.storage, job.path, Path(scratch))
+        try:
+            yield folder, Path(scratch)
+        except BaseException:
+            # The checkpoint that a stopped or failed job goes on from has to arrive as well.
+            try:
+                folder.finish()
+            except YardError as error:
+                logger.error("Not all files of the job are in the storage: %s", error)
+            raise
 
 
 def read_result(storage: ArtifactStorage, path: str) -> JobResult:

@@ -74,7 +74,7 @@ def run_network_action(
     parsed = parse_spec(chosen.spec(action), dict(spec or {}))
     with job_folder(job) as (folder, scratch), tracking(job, folder) as run:
         reporter = JobReporter(job, folder, title)
-        reporter.metrics = run.writer
+        reporter.send_metrics_to(run.writer)
         started, start = datetime.now(UTC), time.monotonic()
         try:
             given = {role: dataset for role, dataset in datasets.items() if dataset is not None}
@@ -99,7 +99,9 @@ def run_network_action(
                 out=folder.work,
                 reporter=reporter,
             )
-            output = call(inputs)
+            with reporter.stop.installed():
+                output = call(inputs)
+                reporter.allow_interruption()
             result = JobResult(
                 **output.model_dump(exclude={"artifacts"}),
                 artifacts=folder.publish(output.artifacts),

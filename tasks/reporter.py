@@ -13,10 +13,12 @@ from prefect.events import emit_event
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
+from ..blocks.appending import GrowingFile
 from ..schemas.progress import PROGRESS_EVENT, JobProgress
 from ..schemas.results import EpochMetrics
 from .artifacts import ProgressArtifact
 from .context import JobContext, JobFolder
+from .stopping import StopRequest
 from .tracking import MetricsWriter
 
 #: Reports between two epochs are thinned out to one in so many seconds.
@@ -36,8 +38,16 @@ class JobReporter:
         self._last_report = 0.0
         self._last_fraction = 0.0
         self._seconds_per_epoch: list[float] = []
-        self.metrics: MetricsWriter | None = None
-        self.history: list[EpochMetrics] = _earlier_epochs(folder.work / STATUS_FILE)
+        self._status = GrowingFile(folder.work / STATUS_FILE)
+        self.stop = StopRequest()
+        self._metrics: MetricsWriter | None = None
+        self.history: list[EpochMetrics] = _earlier_epochs(self._status.path)
+
+    def send_metrics_to(self, writer: MetricsWriter) -> None:
+        """Send the metrics of all epochs, those of earlier attempts first: the last of these may have got lost."""
+        self._metrics = writer
+        for epoch in self.history:
+            writer.put(epoch)
 
     def log(self, message: str) -> None:
         self._logger.info(message)
@@ -54,8 +64,8 @@ class JobReporter:
         record = EpochMetrics(epoch=epoch, max_epoch=max_epoch, metrics=dict(metrics), seconds=seconds)
         self.history = [e for e in self.history if e.epoch != epoch] + [record]
         self._seconds_per_epoch.append(seconds)
-        if self.metrics is not None:
-            self.metrics.put(record)
+        if self._metrics is not None:
+            self._metrics.put(record)
         numbers = " ".join(f"{name}={value:.4g}" for name, value in metrics.items())
         self._logger.info("epoch %d/%d %s (%.2f s)", epoch, max_epoch, numbers, seconds)
         recent = self._seconds_per_epoch[-5:]
@@ -72,19 +82,22 @@ class JobReporter:
         )
 
     def saved(self, paths: Sequence[Path]) -> None:
-        self._folder.push(paths)
+        # The epochs before the checkpoint are part of the history of whoever goes on from it.
+        self._folder.push([self._status.path, *paths], replaces=True)
 
     def stop_requested(self) -> bool:
-        # Cancelling raises inside the action (Prefect's TerminationSignal), so nobody asks yet.
-        return False
+        return self.stop.is_requested()
+
+    def allow_interruption(self) -> None:
+        self.stop.allow_interruption()
 
     def close(self) -> None:
+        self._status.flush()
         self._progress.close()
 
     def _report(self, progress: JobProgress) -> None:
         payload = progress.model_dump(mode="json")
-        with (self._folder.work / STATUS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(payload) + "\n")
+        self._status.append(json.dumps(payload) + "\n")
         emit_event(
             event=PROGRESS_EVENT,
             resource={"prefect.resource.id": f"trainyard.job.{self._job.job_id}"},

@@ -65,8 +65,9 @@ def _train(request: Request, reporter: Reporter) -> Output:
     """Train, then look at the best weights as `evaluate` does: metrics per class, confusion, samples."""
     trained = run_training(request, reporter)
     best = trained.model
-    if best is None or request.eval_data is None:
+    if best is None or request.eval_data is None or reporter.stop_requested():
         return trained
+    reporter.allow_interruption()
     reporter.log("Looking at the best weights.")
     seen = evaluate(
         EvaluateSpec(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ...schemas.specs import Spec, parameter, section
 
@@ -148,6 +148,15 @@ class Runner(Spec):
 class CheckpointConfig(Spec):
     interval: int = parameter(
         10, description="Keep the weights of every n-th epoch, besides the best and the latest.", ge=1, le=100000
+    )
+    keep_last: int = parameter(
+        1,
+        description="Keep the weights of the last n epochs. Above 1 the weights of every epoch are written.",
+        ge=1,
+        le=1000,
+    )
+    pinned: list[Annotated[int, Field(ge=1, le=100000)]] = parameter(
+        [], description="Epochs whose weights are always kept.", max_length=1000
     )
     minutes: float = parameter(
         10.0, description="Save a checkpoint within an epoch after so many minutes without one.", gt=0, le=10080

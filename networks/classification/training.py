@@ -132,6 +132,8 @@ def _fit(
         evaluation_interval=config.evaluation.interval,
         checkpoint_interval=config.checkpoint_config.interval,
         checkpoint_minutes=config.checkpoint_config.minutes,
+        keep_last=config.checkpoint_config.keep_last,
+        pinned=frozenset(config.checkpoint_config.pinned),
         patience=config.early_stopping.patience,
         min_delta=config.early_stopping.min_delta,
         grad_clip=config.grad_clip,

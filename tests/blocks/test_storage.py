@@ -96,3 +96,12 @@ def test_bad_urls_are_refused(url: str) -> None:
 def test_the_environment_names_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAINYARD_STORAGE_URL", f"file://{tmp_path}/here")
     assert load_storage().url == f"file://{tmp_path}/here"
+
+
+def test_traces_of_work_are_no_files(storage: ArtifactStorage, tmp_path: Path) -> None:
+    for name in ("weights", ".lock", ".incoming-x"):
+        (tmp_path / "up").mkdir(exist_ok=True)
+        (tmp_path / "up" / name).write_text("x")
+    storage.upload_folder(tmp_path / "up", "acme/up")
+    storage.write_bytes("acme/up/.lock", b"")
+    assert [file.path for file in storage.list_files("acme/up")] == ["weights"]

@@ -51,6 +51,8 @@ class Recorder:
         self.checks += 1
         return self._stop(self)
 
+    def allow_interruption(self) -> None: ...
+
 
 @pytest.fixture
 def recorder() -> Recorder:

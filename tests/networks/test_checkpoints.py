@@ -92,6 +92,41 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class FullFile:
+    """A file on a full disk, as torch sees it."""
+
+    def write(self, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def flush(self) -> None: ...
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint_is_named(tmp_path: Path) -> None:
+    def write(file: BinaryIO) -> None:
+        torch.save({"weights": torch.zeros(100_000)}, FullFile())
+
+    with pytest.raises(StorageFull):
+        write_atomically(tmp_path / "file", write)
+
+
+def test_a_checkpoint_of_the_same_step_replaces_the_first_when_it_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    old = save(tmp_path, 1)
+    with monkeypatch.context() as patch, pytest.raises(StorageFull):
+        patch.setattr(torch, "save", fail)
+        save(tmp_path, 1)
+    assert newest_checkpoint(tmp_path) is not None
+    new = save(tmp_path, 1)
+    assert new != old
+    assert [path for path, _ in filter(None, [newest_checkpoint(tmp_path)])] == [new]
+    third = save(tmp_path, 1)
+    assert sorted(tmp_path.iterdir()) == sorted([third, third.with_suffix(".json")])
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch /tmp/trainyard-evil",)

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import errno
 import math
+import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from prefect_trainyard.networks import checkpoints
 from prefect_trainyard.networks.checkpoints import newest_checkpoint
 from prefect_trainyard.networks.devices import Precision, seed_everything
 from prefect_trainyard.networks.loop import Fit, Plan, fit
 from prefect_trainyard.networks.optimization import Schedule, build_optimizer
 from prefect_trainyard.networks.ranks import Ranks
 from prefect_trainyard.networks.weights import save_weights
-from prefect_trainyard.schemas.errors import JobFailed
+from prefect_trainyard.schemas.errors import JobFailed, StorageFull
 from torch import nn
 
 STEPS, EPOCHS = 5, 4
@@ -61,7 +65,8 @@ def run(folder: Path, reporter: Any, learner: Regression | None = None, **plan: 
     schedule = Schedule(policy="cosine", peak=0.01, steps_per_epoch=STEPS, max_epochs=options["max_epochs"])
     precision = Precision(torch.device("cpu"), None)
     result = fit(learner, optimizer, schedule, precision, Plan(**options), folder=folder, reporter=reporter)
-    return result, {**learner.model.state_dict(), **{f"o{i}": s["exp_avg"] for i, s in optimizer.state.items()}}
+    moments = {f"{i} {name}": v for i, s in enumerate(optimizer.state.values()) for name, v in s.items()}
+    return result, {**learner.model.state_dict(), **moments}
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -82,6 +87,28 @@ def test_a_run_that_stopped_anywhere_goes_on_bit_for_bit(
     assert same(weights, expected)
     assert [e.metrics for e in rest.history] == [e.metrics for e in whole.history]
     assert [number for number, _ in first.epochs + second.epochs] == [1, 2, 3, 4]
+
+
+def test_ten_stops_at_random_moments_change_nothing(tmp_path: Path, make_recorder: Callable[..., Any]) -> None:
+    options: dict[str, Any] = {"max_epochs": 30, "keep_last": 3}
+    whole, expected = run(tmp_path / "whole", make_recorder(), **options)
+    chance = random.Random(3)
+    epochs: list[tuple[int, dict[str, float]]] = []
+    stops = 0
+    while stops < 10:
+        limit = chance.randint(1, 15)
+        recorder = make_recorder(lambda r, limit=limit: r.checks >= limit)
+        part, _ = run(tmp_path / "parts", recorder, **options)
+        assert part.stopped
+        epochs += recorder.epochs
+        stops += 1
+    last = make_recorder()
+    rest, weights = run(tmp_path / "parts", last, **options)
+    assert same(weights, expected)
+    assert [e.metrics for e in rest.history] == [e.metrics for e in whole.history]
+    assert epochs + last.epochs == [(e.epoch, e.metrics) for e in whole.history]
+    files = {p.name: p.read_bytes() for p in (tmp_path / "whole").glob("*.safetensors")}
+    assert files == {p.name: p.read_bytes() for p in (tmp_path / "parts").glob("*.safetensors")}
 
 
 class Termination(BaseException):
@@ -174,3 +201,129 @@ def test_a_long_epoch_is_saved_within(tmp_path: Path, recorder: Any) -> None:
     run(tmp_path, recorder, max_epochs=1, checkpoint_minutes=1e-9)
     names = {path.name for path in recorder.files}
     assert {f"checkpoint_epoch_000_step_{step:06d}.pth" for step in range(1, STEPS + 1)} < names
+
+
+class Slow(Regression):
+    """Is interrupted in its n-th evaluation, after it has drawn random numbers."""
+
+    def __init__(self, interrupt_at: int = 0) -> None:
+        super().__init__(scores=[0.1] * 20)
+        self.interrupt_at = interrupt_at
+
+    def evaluate(self, ranks: Ranks) -> dict[str, float]:
+        torch.rand(3)
+        if self.evaluations + 1 == self.interrupt_at:
+            raise Termination
+        return super().evaluate(ranks)
+
+
+def test_an_epoch_whose_evaluation_was_interrupted_is_not_trained_again(
+    tmp_path: Path, make_recorder: Callable[..., Any]
+) -> None:
+    whole, expected = run(tmp_path / "whole", make_recorder(), Slow())
+    with pytest.raises(Termination):
+        run(tmp_path / "parts", make_recorder(), Slow(interrupt_at=3))
+    found = newest_checkpoint(tmp_path / "parts")
+    assert found is not None
+    assert (found[1].epoch, found[1].step) == (2, 3 * STEPS)
+    second = make_recorder()
+    rest, weights = run(tmp_path / "parts", second, Slow())
+    assert same(weights, expected)
+    assert [e.metrics for e in rest.history] == [e.metrics for e in whole.history]
+    assert [epoch for epoch, _ in second.epochs] == [3, 4]
+
+
+def test_who_asks_for_stops_is_not_interrupted_but_in_evaluations_and_at_the_end(
+    tmp_path: Path, make_recorder: Callable[..., Any]
+) -> None:
+    recorder = make_recorder()
+    events: list[str] = []
+    recorder.allow_interruption = lambda: events.append("interruptible")
+    learner = Regression(scores=[0.1, 0.2])
+    evaluate = learner.evaluate
+
+    def watched(ranks: Ranks) -> dict[str, float]:
+        events.append("evaluation")
+        return evaluate(ranks)
+
+    learner.evaluate = watched  # type: ignore[method-assign]
+    run(tmp_path, recorder, learner, max_epochs=2)
+    assert events == ["interruptible", "evaluation"] * 2 + ["interruptible"]
+
+
+def test_a_training_that_ended_early_does_not_go_on_when_it_is_resumed(
+    tmp_path: Path, make_recorder: Callable[..., Any]
+) -> None:
+    ended, expected = run(tmp_path, make_recorder(), Regression([0.9, 0.1, 0.1, 0.1]), patience=1)
+    again, weights = run(tmp_path, make_recorder(), Regression([0.0] * 4), patience=1)
+    assert (ended.progress.epoch, again.progress.epoch, again.ended_early) == (2, 2, True)
+    assert same(weights, expected)
+
+
+def test_the_last_epochs_and_pinned_ones_are_kept(tmp_path: Path, recorder: Any) -> None:
+    scores = [0.1, 0.2, 0.9, 0.1, 0.1, 0.1, 0.1]
+    run(tmp_path, recorder, Regression(scores), max_epochs=7, keep_last=3, pinned=frozenset({1}))
+    kept = sorted(p.name for p in tmp_path.glob("*.safetensors"))
+    assert kept == [f"model_epoch_{epoch:03d}.safetensors" for epoch in (1, 3, 5, 6, 7)]
+    assert {path.name for path in recorder.files} >= set(kept)
+
+
+class FullDisk:
+    """Refuses every write while it is full, as the kernel does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_full = False
+        fsync = os.fsync
+
+        def checked(descriptor: int) -> None:
+            if self.is_full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(descriptor)
+
+        monkeypatch.setattr(checkpoints.os, "fsync", checked)
+
+
+def test_training_goes_on_while_the_disk_is_full(
+    tmp_path: Path, make_recorder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_trainyard.networks.loop.RETRY_S", 0.0)
+    _, expected = run(tmp_path / "whole", make_recorder())
+    disk = FullDisk(monkeypatch)
+    seen: list[object] = []
+
+    def fill(recorder: Any) -> bool:
+        disk.is_full = len(recorder.epochs) == 2
+        if disk.is_full:
+            found = newest_checkpoint(tmp_path / "full")
+            seen.append(found and found[1].step)
+            assert not list((tmp_path / "full").glob(".*.tmp"))
+        return False
+
+    recorder = make_recorder(fill)
+    _, weights = run(tmp_path / "full", recorder, checkpoint_minutes=1e-9)
+    assert same(weights, expected)
+    assert len(seen) > 1
+    # why one value: the checkpoint before stays, whole, for as long as no new one can be written.
+    assert len(set(seen)) == 1
+    assert any("No room left" in line and line.startswith("WARNING") for line in recorder.lines)
+    found = newest_checkpoint(tmp_path / "full")
+    assert found is not None
+    assert found[1].epoch == EPOCHS
+
+
+def test_what_cannot_be_written_at_the_end_fails_and_can_be_resumed(
+    tmp_path: Path, make_recorder: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, expected = run(tmp_path / "whole", make_recorder())
+    disk = FullDisk(monkeypatch)
+
+    def fill(recorder: Any) -> bool:
+        disk.is_full = len(recorder.epochs) >= 3
+        return False
+
+    with pytest.raises(StorageFull):
+        run(tmp_path / "full", make_recorder(fill))
+    assert not list((tmp_path / "full").glob(".*.tmp"))
+    disk.is_full = False
+    _, weights = run(tmp_path / "full", make_recorder())
+    assert same(weights, expected)
