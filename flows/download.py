@@ -11,6 +11,7 @@ from pathlib import Path
 from prefect.logging import get_run_logger
 
 from ..blocks import layout
+from ..blocks.storage import is_internal
 from ..tasks.context import JobContext
 
 
@@ -22,7 +23,7 @@ def build_download(job: JobContext) -> None:
         packed = Path(scratch) / "download.tar.gz"
         # Level 1: weights hardly shrink, and the job waits for this.
         with gzip.open(packed, "wb", compresslevel=1) as stream, tarfile.open(fileobj=stream, mode="w|") as tar:
-            for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            for file in sorted(p for p in folder.rglob("*") if p.is_file() and not is_internal(p.name)):
                 tar.add(file, f"{job.job_id}/{file.relative_to(folder).as_posix()}", recursive=False)
         with packed.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()

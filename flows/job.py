@@ -23,7 +23,7 @@ from ..tasks import inference as inference_task
 from ..tasks import prune as prune_task
 from ..tasks import retrain as retrain_task
 from ..tasks import train as train_task
-from ..tasks.context import JobContext, running_as
+from ..tasks.context import STORAGE_PATIENCE_S, JobContext, running_as
 from .download import build_download
 from .joblog import job_log
 
@@ -120,11 +120,11 @@ JOB_FLOWS: dict[Action, Any] = {
 
 def _run(request: JobRequest) -> JobResult:
     """Run the action as the job of this flow run: log, tags, task, download."""
-    storage = load_storage()
+    storage = load_storage().patient(STORAGE_PATIENCE_S)
     run = FlowRunContext.get()
     assert run is not None and run.flow_run is not None
     job_id = str(run.flow_run.id)
-    with job_log(storage, layout.log(request.org, job_id)):
+    with job_log(storage, request.org, job_id):
         record = _read_experiment(storage, request)
         _tag_run(request, record, run.flow_run.tags)
         job = JobContext(
