@@ -10,17 +10,21 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 from uuid import UUID
 
+import httpx
 from prefect.client.schemas.objects import FlowRun, State
 
 from ..tasks.forks import tolerate_forks
-from .handover import give_back_by_id
 from .prefect_internals import refresh_settings, run_engine, run_hooks
+
+#: Exit status of a run whose Prefect server was away: EX_TEMPFAIL of sysexits.h.
+SERVER_AWAY = 75
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -37,7 +41,8 @@ class ChildJob(TypedDict, total=False):
     cpus: int
     flow_run: dict[str, Any]
     state: dict[str, Any]
-    flow_run_ids: list[str]
+    spools: dict[str, str]
+    """For `give_back`: the ids of flow runs, each with the spool of its log."""
 
 
 def adopt_orphans() -> None:
@@ -74,11 +79,26 @@ def main(job: dict[str, Any]) -> None:
         status = 0
     except SystemExit as leave:
         status = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+        if status != 0 and _is_server_away(leave):
+            status = SERVER_AWAY
     except BaseException as error:  # noqa: BLE001 - nothing may unwind into the forkserver's frames
         if not isinstance(error, KeyboardInterrupt):
             sys.excepthook(type(error), error, error.__traceback__)
+        if _is_server_away(error):
+            status = SERVER_AWAY
     finally:
         _leave(status)
+
+
+def _is_server_away(error: BaseException | None) -> bool:
+    """Tell whether the engine gave up because its server does not answer. Errors of the flow itself never get here."""
+    while error is not None:
+        if isinstance(error, httpx.TransportError):
+            return True
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code >= 500:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _become_own_process(job: dict[str, Any], parent: int) -> None:
@@ -115,6 +135,7 @@ def _replace_environment(environment: dict[str, str]) -> None:
     known = set(os.environ.get("PYTHONPATH", "").split(os.pathsep))
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # it was looked up in the old environment
     # The interpreter read PYTHONPATH when it started; what the job adds to it has to be added by hand.
     added = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path not in known]
     sys.path[:0] = added
@@ -138,7 +159,11 @@ def _limit_threads(cpus: int) -> None:
 
 def _do(job: dict[str, Any]) -> None:
     if job["role"] == "give_back":
-        asyncio.run(give_back_by_id([UUID(id) for id in job["flow_run_ids"]], "The worker of this run died."))
+        # Late: only the last child of a dead worker needs it.
+        from .handover import give_back_by_id
+
+        spools = {UUID(id): Path(spool) for id, spool in job["spools"].items()}
+        asyncio.run(give_back_by_id(spools, "The worker of this run died."))
         return
     flow_run = FlowRun.model_validate(job["flow_run"])
     if job["role"] == "hooks":

@@ -26,6 +26,7 @@ import sys
 import threading
 from typing import Any
 
+from ..flows.joblog import SPOOL_VARIABLE
 from .child import adopt_orphans, kill_strays
 from .child import main as run_child
 
@@ -59,6 +60,8 @@ class ForkServer:
     def __init__(self, link: socket.socket) -> None:
         self._link = link
         self._running: dict[int, str] = {}
+        #: The spool of the log of each run.
+        self._spools: dict[str, str] = {}
         self._received = b""
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -108,6 +111,8 @@ class ForkServer:
         os.read(grouped_read, 1)
         os.close(grouped_read)
         self._running[pid] = request["start"]
+        if (spool := job["environment"].get(SPOOL_VARIABLE)) is not None:
+            self._spools[request["start"]] = spool
         self._send({"started": request["start"], "pid": pid})
         return None
 
@@ -127,6 +132,7 @@ class ForkServer:
                     os.killpg(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
             if key is not None:
+                self._spools.pop(key, None)
                 kill_strays(lambda child: child not in self._running)
                 self._send({"exited": key, "status": os.waitstatus_to_exitcode(status)})
 
@@ -137,17 +143,20 @@ class ForkServer:
 
     def _abandon(self) -> dict[str, Any] | None:
         """Kill all runs; in a child return the job that gives their flow runs back."""
-        # Runs are started under the id of their flow run, hooks are not.
-        keys = [key for key in self._running.values() if " " not in key]
         for pid in self._running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
         for pid in self._running:
             os.waitpid(pid, 0)
         kill_strays(lambda _: True)
-        if keys and os.fork() == 0:
+        if not self._spools:
+            return None
+        heir = os.fork()
+        if heir == 0:
             signal.set_wakeup_fd(-1)
-            return {"role": "give_back", "flow_run_ids": keys, "environment": dict(os.environ), "cwd": "/"}
+            return {"role": "give_back", "spools": self._spools, "environment": dict(os.environ), "cwd": "/"}
+        # While it or we live, no reaper takes the matter in hand.
+        os.waitpid(heir, 0)
         return None
 
 

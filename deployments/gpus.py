@@ -23,6 +23,18 @@ def gpu_ids(setting: str) -> tuple[str, ...]:
     return () if setting == "0" else _split(setting)
 
 
+def gpu_type(ids: tuple[str, ...]) -> str | None:
+    """Return the model of the first of these GPUs, as the driver calls it."""
+    if not ids or (tool := shutil.which("nvidia-smi")) is None:
+        return None
+    command = [tool, f"--id={ids[0]}", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        named = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)
+    except (subprocess.SubprocessError, OSError):
+        return None
+    return named.stdout.strip().partition("\n")[0] or None
+
+
 def _split(ids: str) -> tuple[str, ...]:
     return tuple(id.strip() for id in ids.split(",") if id.strip() and id.strip() != "-1")
 

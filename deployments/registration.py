@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
 from .. import __version__
@@ -18,12 +18,10 @@ from ..flows.job import JOB_FLOWS
 from ..flows.pipeline import train_and_compress
 from ..networks.registry import networks
 from ..schemas.actions import CONVERSIONS, Action
-from ..schemas.jobs import TAG
+from ..schemas.attempts import Priority
+from ..schemas.jobs import TAG, WORK_POOL
 from ..schemas.specs import Spec
 from .warm_worker import TrainyardWorker, wait_for_prefect
-
-WORK_POOL = "trainyard"
-
 
 #: What the form says under each field. The spec has descriptions of its own.
 _ARGUMENTS = """
@@ -111,6 +109,7 @@ async def deploy_all() -> list[str]:
     """Make the work pool and all deployments, or bring them up to date; return `flow/name` of each."""
     async with get_client() as client:
         await _ensure_work_pool(client)
+        await _ensure_work_queues(client)
         deployed = []
         for item in deployed_flows():
             flow_id = await client.create_flow_from_name(item.flow)
@@ -137,6 +136,19 @@ async def _ensure_work_pool(client: PrefectClient) -> None:
         )
     except ObjectAlreadyExists:
         await client.update_work_pool(WORK_POOL, WorkPoolUpdate(base_job_template=template))
+
+
+async def _ensure_work_queues(client: PrefectClient) -> None:
+    """Make a queue for each priority; what has none goes to `default`, which Prefect makes itself."""
+    for priority in Priority:
+        try:
+            queue = await client.read_work_queue_by_name(priority.work_queue, work_pool_name=WORK_POOL)
+        except ObjectNotFound:
+            await client.create_work_queue(priority.work_queue, priority=priority, work_pool_name=WORK_POOL)
+            continue
+        # Prefect moves the others to make room, so all are set again, in order, until they are right.
+        if queue.priority != priority:
+            await client.update_work_queue(queue.id, priority=int(priority))
 
 
 async def main() -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-
-from ..schemas.errors import JobFailed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,57 +23,59 @@ class Demand:
 class Ticket:
     """A place in the queue, taken before it is known what the run asks for."""
 
+    rank: int
     demand: Demand | None = None
     gpu_ids: tuple[str, ...] = ()
     granted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Slots:
-    """The CPUs and GPUs that one worker gives to its runs.
+    """The CPUs and GPUs that one worker gives to its runs, at most `runs` of them at a time.
 
-    First come, first served: a run that needs many slots is not overtaken for ever by small ones.
+    The first in the order that the server has told comes first: a run that needs many slots is not
+    overtaken for ever by small ones.
     """
 
-    def __init__(self, *, cpus: int, gpu_ids: tuple[str, ...]) -> None:
+    def __init__(self, *, cpus: int, gpu_ids: tuple[str, ...], runs: int | None = None) -> None:
         self._total = Demand(cpus=cpus, gpus=len(gpu_ids))
         self._free_cpus = cpus
         self._free_gpu_ids = list(gpu_ids)
-        self._queue: deque[Ticket] = deque()
+        self._free_runs: float = math.inf if runs is None else runs
+        self._queue: list[Ticket] = []
 
     @property
     def total(self) -> Demand:
         """What the worker has."""
         return self._total
 
+    def fits(self, demand: Demand) -> bool:
+        """Tell whether the worker could ever give so much."""
+        return demand.cpus <= self._total.cpus and demand.gpus <= self._total.gpus
+
     def take_ticket(self) -> Ticket:
-        ticket = Ticket()
+        """Return a ticket at the end of the queue."""
+        ticket = Ticket(rank=self._queue[-1].rank + 1 if self._queue else 0)
         self._queue.append(ticket)
         return ticket
 
-    def ask(self, ticket: Ticket, demand: Demand) -> None:
-        """Say what the ticket is for; `ticket.granted` is set as soon as the slots are its own.
-
-        Raises:
-            JobFailed: the worker does not have that much.
-        """
-        if demand.cpus > self._total.cpus or demand.gpus > self._total.gpus:
-            raise JobFailed(
-                f"The run asks for {demand}, but the worker has {self._total}.",
-                hint="Lower `cpus` or `gpus` in the job variables, or start a larger worker.",
-            )
-        ticket.demand = demand
+    def order(self, tickets: Iterable[Ticket]) -> None:
+        """Put these tickets first, in this order."""
+        ranks = {id(ticket): rank for rank, ticket in enumerate(tickets)}
+        for ticket in self._queue:
+            ticket.rank = ranks.get(id(ticket), len(ranks) + ticket.rank)
+        self._queue.sort(key=lambda ticket: ticket.rank)
         self._grant()
 
-    def why_waiting(self, ticket: Ticket) -> str:
-        """Return a sentence for the user."""
-        ahead = self._queue.index(ticket)
-        free = Demand(cpus=self._free_cpus, gpus=len(self._free_gpu_ids))
-        return f"Waits for {ticket.demand}; {free} of {self._total} are free and {_count(ahead, 'run')} ahead of it."
+    def ask(self, ticket: Ticket, demand: Demand) -> None:
+        """Say what the ticket is for; `ticket.granted` is set as soon as the slots are its own."""
+        ticket.demand = demand
+        self._grant()
 
     def give_back(self, ticket: Ticket) -> None:
         """Return the slots of a ticket, or its place in the queue. Harmless when done twice."""
         if ticket.granted.is_set():
             if ticket.demand is not None:
+                self._free_runs += 1
                 self._free_cpus += ticket.demand.cpus
                 self._free_gpu_ids = sorted([*self._free_gpu_ids, *ticket.gpu_ids])
                 ticket.demand = None
@@ -83,12 +84,13 @@ class Slots:
         self._grant()
 
     def _grant(self) -> None:
-        while self._queue:
+        while self._queue and self._free_runs > 0:
             ticket = self._queue[0]
             demand = ticket.demand
             if demand is None or demand.cpus > self._free_cpus or demand.gpus > len(self._free_gpu_ids):
                 return
-            self._queue.popleft()
+            self._queue.pop(0)
+            self._free_runs -= 1
             self._free_cpus -= demand.cpus
             ticket.gpu_ids = tuple(self._free_gpu_ids[: demand.gpus])
             del self._free_gpu_ids[: demand.gpus]

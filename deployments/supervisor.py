@@ -114,6 +114,8 @@ class Supervisor:
             **mlflow_environment(mlflow_port),
             "TRAINYARD_HOME": str(home.path),
             "TRAINYARD_STORAGE_URL": storage_url(settings),
+            # For the facade, too: it looks after the runs of dead workers.
+            "TRAINYARD_WORKER_SCRATCH": str(home.path / "work"),
             **(
                 {"TRAINYARD_STORAGE_ENDPOINT_URL": settings.storage_endpoint_url}
                 if settings.storage_endpoint_url
@@ -128,6 +130,11 @@ class Supervisor:
             "TRAINYARD_API_PREFECT_API_URL": f"{prefect_url}/api",
             "TRAINYARD_API_STORAGE_URL": storage_url(settings),
             "TRAINYARD_API_HOME": str(home.path),
+            **(
+                {"TRAINYARD_API_STORAGE_ENDPOINT_URL": settings.storage_endpoint_url}
+                if settings.storage_endpoint_url
+                else {}
+            ),
         }
         parts = [
             Part(
@@ -167,7 +174,6 @@ class Supervisor:
                         **shared,
                         "TRAINYARD_WORKER_READY_FILE": str(ready_file),
                         "TRAINYARD_WORKER_GRACE_S": str(settings.cancel_grace_s),
-                        "TRAINYARD_WORKER_SCRATCH": str(home.path / "work"),
                         # Threads of one job must not spin while those of another need the core.
                         "OMP_WAIT_POLICY": "PASSIVE",
                     },
@@ -264,8 +270,16 @@ def _module(name: str, *arguments: str) -> list[str]:
 
 
 def _inherited() -> dict[str, str]:
-    """Return our environment without settings of other yards and of the user's own Prefect and MLflow."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "TRAINYARD_"))}
+    """Return our environment without settings of other yards and of the user's own Prefect and MLflow.
+
+    Settings of the facade, of the workers and of logs are kept: what belongs to the yard itself is set over them.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("TRAINYARD_API_", "TRAINYARD_LOG_", "TRAINYARD_WORKER_"))
+        or not name.startswith(("PREFECT_", "MLFLOW_", "TRAINYARD_"))
+    }
 
 
 def _die_with_parent() -> None:

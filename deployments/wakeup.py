@@ -1,4 +1,4 @@
-"""Tells a worker at once that runs of its pool are due or to be cancelled."""
+"""Tells a worker at once that runs of its pool are due or have changed their state."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ POLL_S = 2.0
 
 
 class Wakeup:
-    """Calls `on_due(id)` when a run becomes SCHEDULED and `on_cancelling(id)` when one is to be cancelled.
+    """Calls `on_due(id)` when a run becomes SCHEDULED and `on_change(id, type)` when it enters another state.
 
     `on_gap()` is called after every (re)connect, since events in between are lost, and every
     `POLL_S` seconds while there is no connection. Old events may come again.
     """
 
     def __init__(
-        self, on_due: Callable[[UUID], None], on_cancelling: Callable[[UUID], None], on_gap: Callable[[], None]
+        self, on_due: Callable[[UUID], None], on_change: Callable[[UUID, str], None], on_gap: Callable[[], None]
     ) -> None:
         self._on_due = on_due
-        self._on_cancelling = on_cancelling
+        self._on_change = on_change
         self._on_gap = on_gap
         self.connected = asyncio.Event()
 
@@ -58,7 +58,7 @@ class Wakeup:
 
     def _handle(self, event: Event) -> None:
         state = event.resource.get("prefect.state-type")
-        if state not in (StateType.SCHEDULED, StateType.CANCELLING):
+        if state is None:
             return
         try:
             flow_run_id = UUID(event.resource.id.removeprefix(_STATE_EVENTS))
@@ -67,4 +67,4 @@ class Wakeup:
         if state == StateType.SCHEDULED:
             self._on_due(flow_run_id)
         else:
-            self._on_cancelling(flow_run_id)
+            self._on_change(flow_run_id, state)

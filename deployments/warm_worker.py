@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
-import shutil
-import stat
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -14,43 +13,62 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import anyio
 import anyio.abc
+import httpx
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State
-from prefect.exceptions import Abort, ObjectNotFound
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import WorkerFlowRunResponse
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
-from prefect.states import Failed, Pending
-from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 from pydantic import Field
 
-from ..schemas.errors import JobFailed
-from .child import ChildJob
-from .forks import Fork, ForkServerClient
-from .gpus import gpu_ids
-from .handover import OWNER_LABEL, give_back, give_back_lost, this_process
-from .prefect_internals import RunSupervisor
-from .slots import Demand, Slots, Ticket
+from ..schemas.attempts import MAX_ATTEMPTS
+from .fencing import Fence, is_far
+from .forks import ForkServerClient
+from .gpus import gpu_ids, gpu_type
+from .handover import LOOK_S, Reaper
+from .local_run import Assignment, LocalRun, Workplace
+from .prefect_internals import Control
+from .prefect_runs import NewState, PrefectRuns, Run
+from .processes import OWNER_VARIABLE, this_machine, this_process
+from .scratch import Scratch, sweep
+from .slots import Demand, Slots
 from .wakeup import Wakeup
 from .worker_settings import WorkerSettings
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
+    from prefect.client.schemas.responses import DeploymentResponse
 
 logger = get_logger("trainyard.worker")
 
 #: Seconds that a starting worker waits for the event stream before it goes on without.
 _STREAM_S = 5.0
 
-#: Seconds between two looks for runs that dead workers of this machine left behind.
-_LOST_RUNS_S = 30.0
-
 #: Seconds between two looks whether the Prefect server is there.
 _SERVER_LOOK_S = 0.2
 
-#: Seconds between two looks whether a run has reported its last state.
-_CONCLUDED_LOOK_S = 0.05
+#: Seconds between two heartbeats, at most. Other machines take a silent worker for lost after 20 s.
+_BEAT_S = 5
+
+#: Seconds between two looks at the runs that have a process here: events get lost.
+_RUNS_LOOK_S = 2.0
+
+#: Seconds between two looks at a run that is too large for this worker.
+_TOO_LARGE_LOOK_S = 10.0
+
+#: Seconds that a worker which is to end waits for a server that is away.
+_LAST_PATIENCE_S = 5.0
+
+#: Label of a run, with the name of the worker at its end: what that worker has, which is too little.
+_TOO_SMALL_LABEL = "trainyard.too_small."
+
+_NO_DEPLOYMENT = "Its deployment is gone."
+
+#: States that concern a run which has been taken but not started, and one that has a process. The engine of a run sets
+#: its own end, and then needs no stop.
+_STOPS_OF_TAKEN = frozenset({"CANCELLING", "CANCELLED", "PAUSED", "FAILED", "CRASHED", "COMPLETED"})
+_STOPS_OF_RUNNING = frozenset({"CANCELLING", "CANCELLED", "PAUSED"})
 
 _CPUS = Field(default=1, ge=1, description="CPU slots of the run, and the number of threads that torch gets.")
 _GPUS = Field(
@@ -58,6 +76,9 @@ _GPUS = Field(
 )
 _GPUS_UP_TO = Field(
     default=1, ge=0, description="Without `gpus`: the run gets so many GPUs, or all of a worker that has fewer."
+)
+_MAX_ATTEMPTS = Field(
+    default=MAX_ATTEMPTS, ge=1, description="The run has failed when it has lost so many processes or workers."
 )
 
 
@@ -75,6 +96,7 @@ class TrainyardJobConfiguration(BaseJobConfiguration):
     cpus: int = _CPUS
     gpus: int | None = _GPUS
     gpus_up_to: int = _GPUS_UP_TO
+    max_attempts: int = _MAX_ATTEMPTS
 
     @classmethod
     @cache
@@ -89,6 +111,7 @@ class TrainyardVariables(BaseVariables):
     cpus: int = _CPUS
     gpus: int | None = _GPUS
     gpus_up_to: int = _GPUS_UP_TO
+    max_attempts: int = _MAX_ATTEMPTS
 
 
 class TrainyardWorkerResult(BaseWorkerResult):
@@ -110,18 +133,29 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
     _logo_url = "https://raw.githubusercontent.com/PrefectHQ/prefect/main/assets/block-logos/process.png"
 
     def __init__(self, *args: Any, settings: WorkerSettings | None = None, **kwargs: Any) -> None:
+        kwargs["heartbeat_interval_seconds"] = min(kwargs.get("heartbeat_interval_seconds") or _BEAT_S, _BEAT_S)
         super().__init__(*args, **kwargs)
         self.yard_settings = settings or WorkerSettings()
-        self._slots = Slots(cpus=self.yard_settings.cpus, gpu_ids=gpu_ids(self.yard_settings.gpus))
+        self._machine = self.yard_settings.machine or this_machine()
+        self._owner = this_process(self._machine)
+        gpus = gpu_ids(self.yard_settings.gpus)
+        self._slots = Slots(cpus=self.yard_settings.cpus, gpu_ids=gpus, runs=self._limit)
+        self._scratch = Scratch(self.yard_settings.scratch, self._owner)
         self._forks = ForkServerClient(
-            self.yard_settings.preload, os.environ | TrainyardJobConfiguration._base_environment()
+            self.yard_settings.preload,
+            os.environ | TrainyardJobConfiguration._base_environment() | {OWNER_VARIABLE: self._owner},
         )
-        self._wakeup = Wakeup(self._note_due, self._note_cancelling, self._note_gap)
+        self._control = Control()
+        self._wakeup = Wakeup(self._note_due, self._note_change, self._note_gap)
         self._kick = asyncio.Event()
+        self._looking = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Waiting or starting runs of ours, each with what cancels it.
-        self._waiting: dict[UUID, asyncio.Event] = {}
+        #: The runs that wait, start or run here.
+        self._local: dict[UUID, LocalRun] = {}
+        #: Runs that are due while they still have a life here, which is about to end.
         self._again: set[UUID] = set()
+        #: When to look again at runs that are too large.
+        self._too_large: dict[UUID, float] = {}
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
@@ -134,16 +168,35 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
     # --- life of the worker
 
     async def setup(self) -> None:
-        self._prepare_scratch()
+        self._scratch.open()
         if (ready_file := self.yard_settings.ready_file) is not None:
             ready_file.unlink(missing_ok=True)
         await self._forks.start_server()
         # The forkserver imports for seconds anyway, and without the server nothing below would last.
         await wait_for_prefect()
+        self._runs = PrefectRuns.of_settings()
         await super().setup()
-        self._supervisor = RunSupervisor(self.client, _ForkedHooks(self._start_child), self.yard_settings.grace_s)
-        await self._supervisor.__aenter__()
-        await self._give_back_lost()
+        await self._control.__aenter__()
+        self._place = Workplace(
+            worker=self.name,
+            owner=self._owner,
+            runs=self._runs,
+            slots=self._slots,
+            forks=self._forks,
+            control=self._control,
+            scratch=self._scratch,
+            grace_s=self.yard_settings.grace_s,
+            gpu_type=await asyncio.to_thread(gpu_type, gpu_ids(self.yard_settings.gpus)),
+        )
+        self._reaper = Reaper(
+            str(self.client.api_url),
+            None,
+            self._work_pool_name,
+            runs=PrefectRuns.of_settings(patience_s=_LAST_PATIENCE_S),
+            machine=self._machine,
+            scratch=self.yard_settings.scratch,
+        )
+        await self._reaper.look()
         self._in_background(self._watch_pool())
         await self._forks.wait_until_warm()
         with contextlib.suppress(TimeoutError):
@@ -155,22 +208,15 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
     async def teardown(self, *exc_info: Any) -> None:
         for task in self._tasks:
             task.cancel()
+        self._runs.patience_s = _LAST_PATIENCE_S
         try:
             await super().teardown(*exc_info)
         finally:
-            await self._supervisor.__aexit__(*exc_info)
+            await self._control.__aexit__(*exc_info)
             await self._forks.close()
-
-    def _prepare_scratch(self) -> None:
-        """Make the folder for working folders, and be sure that nobody else can write to it."""
-        scratch = self.yard_settings.scratch
-        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = scratch.stat()
-        if status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
-            raise JobFailed(
-                f"The scratch folder {scratch} belongs to somebody else or everybody may write to it.",
-                hint="Set TRAINYARD_WORKER_SCRATCH to a folder of your own.",
-            )
+            await self._reaper.close()
+            await self._runs.close()
+            self._scratch.close()
 
     def _in_background(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -182,7 +228,9 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
     async def _watch_pool(self) -> None:
         """Serve wake-ups until the worker stops."""
         self._in_background(self._wakeup.listen(self.work_pool.id))
-        self._in_background(self._give_back_lost_for_ever())
+        self._in_background(self._reap_for_ever())
+        self._in_background(self._look_at_runs_for_ever())
+        self._in_background(self._build_fence().watch())
         while True:
             await self._kick.wait()
             self._kick.clear()
@@ -191,57 +239,91 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
             except Exception:  # the poll loop of Prefect reports what lasts
                 self._logger.debug("Could not look for runs", exc_info=True)
 
-    async def _give_back_lost_for_ever(self) -> None:
+    def _build_fence(self) -> Fence:
+        def freeze() -> None:
+            for run in self._local.values():
+                if run.process is not None:
+                    run.process.freeze()
+
+        async def thaw() -> None:
+            await self._look_at_runs()
+            for run in self._local.values():
+                if run.process is not None:
+                    run.process.thaw()
+
+        async def beat() -> None:
+            await self._runs.beat(self._work_pool_name, self.name, self.heartbeat_interval_seconds)
+
+        settings = self.yard_settings
+        is_fenced = is_far(str(self.client.api_url)) if settings.fence is None else settings.fence
+        return Fence(beat, freeze, thaw, settings.fence_after_s if is_fenced else math.inf)
+
+    async def _reap_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(_LOST_RUNS_S)
-            await self._give_back_lost()
+            try:
+                await self._reaper.look()
+                await self._scratch.finish_logs(self._local)
+                await sweep(self.yard_settings.scratch)
+            except Exception:  # whatever it is, this worker still has runs of its own; the next look tries again
+                self._logger.warning("Could not clear up after workers that are gone.", exc_info=True)
+            await asyncio.sleep(LOOK_S)
 
-    async def _give_back_lost(self) -> None:
-        try:
-            await give_back_lost(self.client, self._work_pool_name)
-        except Exception:  # whatever it is, this worker still has runs of its own; the next look tries again
-            self._logger.warning("Could not give back the runs of workers that are gone.", exc_info=True)
+    async def _look_at_runs_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_RUNS_LOOK_S)
+            try:
+                await self._look_at_runs()
+            except Exception:  # whatever it is, the next look tries again
+                self._logger.warning("Could not look at the runs of this worker.", exc_info=True)
 
-    def _note_due(self, flow_run_id: UUID) -> None:
-        if flow_run_id in self._submitting_flow_run_ids:
+    async def _look_at_runs(self) -> None:
+        started = [run_id for run_id, run in self._local.items() if not run.is_waiting]
+        if started:
+            asked_at = time.monotonic()
+            known = await self._runs.read_many(started)
+            for run_id in started:
+                self._heed(run_id, known.get(run_id), asked_at)
+
+    def _heed(self, run_id: UUID, now: Run | None, asked_at: float) -> None:
+        if (run := self._local.get(run_id)) is not None:
+            run.heed(now, asked_at)
+
+    async def _look_at(self, run_id: UUID) -> None:
+        # Read again: after a reconnect the stream repeats events of up to 15 minutes ago.
+        asked_at = time.monotonic()
+        self._heed(run_id, await self._runs.read(run_id), asked_at)
+
+    def _note_due(self, run_id: UUID) -> None:
+        run = self._local.get(run_id)
+        if run is not None and not run.is_waiting:
             # Resumed or retried before its last process has ended.
-            self._again.add(flow_run_id)
+            self._again.add(run_id)
         else:
+            self._too_large.pop(run_id, None)
             self._kick.set()
 
     def _note_gap(self) -> None:
         self._kick.set()
-        for flow_run_id in list(self._submitting_flow_run_ids):
-            self._in_background(self._cancel_if_asked(flow_run_id))
+        self._in_background(self._look_at_runs())
 
-    def _note_cancelling(self, flow_run_id: UUID) -> None:
-        if flow_run_id in self._submitting_flow_run_ids:
-            self._in_background(self._cancel_if_asked(flow_run_id))
-
-    def _demand(self, configuration: TrainyardJobConfiguration) -> Demand:
-        gpus = configuration.gpus
-        if gpus is None:
-            gpus = min(configuration.gpus_up_to, self._slots.total.gpus)
-        return Demand(cpus=configuration.cpus, gpus=gpus)
-
-    async def _cancel_if_asked(self, flow_run_id: UUID) -> None:
-        # Read again: after a reconnect the stream repeats events of up to 15 minutes ago.
-        try:
-            flow_run = await self.client.read_flow_run(flow_run_id)
-        except ObjectNotFound:
+    def _note_change(self, run_id: UUID, state_type: str) -> None:
+        if (run := self._local.get(run_id)) is None:
             return
-        if flow_run.state is None or not flow_run.state.is_cancelling():
-            return
-        if self._supervisor.is_running(flow_run_id):
-            self._supervisor.cancel(flow_run)
-        elif (asked := self._waiting.get(flow_run_id)) is not None:
-            asked.set()
+        if run.is_waiting or state_type in (_STOPS_OF_TAKEN if run.process is None else _STOPS_OF_RUNNING):
+            self._in_background(self._look_at(run_id))
+
+    # --- the queue
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        # One look at a time: the answer is the order of the queue.
+        async with self._looking:
+            return await super().get_and_submit_flow_runs()
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
-        """Return runs that are due; a run that is due soon wakes the worker then."""
-        responses = await super()._get_scheduled_flow_runs()
+        """Return runs that are due, in their order; a run that is due soon wakes the worker then."""
+        raw = await self._runs.read_due(self._work_pool_name, self._work_queues, self._prefetch_seconds)
         due = []
-        for response in responses:
+        for response in WorkerFlowRunResponse.model_validate_list(raw):
             at = response.flow_run.next_scheduled_start_time or response.flow_run.expected_start_time
             wait_s = 0.0 if at is None else at.timestamp() - time.time()
             if wait_s <= 0:
@@ -250,20 +332,42 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
                 asyncio.get_running_loop().call_later(wait_s, self._kick.set)
         return due
 
-    # --- one run
+    async def _submit_scheduled_flow_runs(self, flow_run_response: list[WorkerFlowRunResponse]) -> list[FlowRun]:
+        """Let the runs that are due stand in line for slots. They stay Scheduled until they have them."""
+        due = [response.flow_run for response in flow_run_response]
+        ids = {flow_run.id for flow_run in due}
+        for run_id, run in self._local.items():
+            if run.is_waiting and run_id not in ids:
+                run.drop()
+        now = time.monotonic()
+        self._too_large = {run_id: again for run_id, again in self._too_large.items() if again > now}
+        assert self._runs_task_group is not None
+        for flow_run in due:
+            if (known := self._local.get(flow_run.id)) is not None:
+                if not known.is_waiting:
+                    self._again.add(flow_run.id)
+            elif flow_run.id not in self._too_large:
+                self._local[flow_run.id] = run = LocalRun(self._place, flow_run)
+                self._runs_task_group.start_soon(self._serve, run)
+        self._slots.order(self._local[flow_run.id].ticket for flow_run in due if flow_run.id in self._local)
+        return due
 
-    async def _submit_run(self, flow_run: FlowRun) -> None:
-        """See one run through: queue, process, end. Replaces the stock method, which makes three more requests."""
-        ticket = self._slots.take_ticket()
-        self._waiting[flow_run.id] = asyncio.Event()
-        taken = False
+    def _demand(self, configuration: TrainyardJobConfiguration) -> Demand:
+        gpus = configuration.gpus
+        if gpus is None:
+            gpus = min(configuration.gpus_up_to, self._slots.total.gpus)
+        return Demand(cpus=configuration.cpus, gpus=gpus)
+
+    async def _serve(self, run: LocalRun) -> None:
+        """See one run through: queue, process, end."""
+        flow_run = run.flow_run
         try:
             deployment = None
             if flow_run.deployment_id is not None:
                 try:
                     deployment = await self.client.read_deployment(flow_run.deployment_id)
                 except ObjectNotFound:
-                    await self._mark_flow_run_as_cancelled(flow_run, {"message": "Its deployment is gone."})
+                    await self._end(flow_run, NewState(type="CANCELLED", name="Cancelled", message=_NO_DEPLOYMENT))
                     return
             configuration = await self.job_configuration.resolve_for_flow_run(
                 flow_run,
@@ -273,160 +377,104 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
                 worker_id=self.backend_id,
                 deployment=deployment,
             )
-            self._slots.ask(ticket, self._demand(configuration))
-            taken = await self._take(flow_run, ticket)
-            if not taken or not await self._wait_for_slots(flow_run, ticket):
+            demand = self._demand(configuration)
+            if not self._slots.fits(demand):
+                self._slots.give_back(run.ticket)
+                await self._refuse(flow_run, demand)
                 return
-            await self._run_process(flow_run, configuration, ticket, deployment)
-            await self._finish_cancel(flow_run)
-        except asyncio.CancelledError:
-            if taken:
-                with anyio.CancelScope(shield=True):
-                    await self._give_back(flow_run)
-            raise
-        except JobFailed as error:
-            await self._propose(flow_run, Failed(message=str(error)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run must not stay Pending
-            self.get_flow_run_logger(flow_run).exception("Could not start flow run '%s'.", flow_run.name)
-            await self._propose_crashed_state(
-                flow_run, f"The run could not be started: {type(error).__name__}: {error}"
-            )
+            self._slots.ask(run.ticket, demand)
+            if await run.wait_for_slots():
+                await self._start(run, configuration, deployment)
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            # It stays in the queue; the next look finds it.
+            self._logger.warning("Flow run '%s' cannot be started yet: %s", flow_run.name, error)
+        except Exception as error:  # whatever it is, the other runs go on
+            self._logger.exception("Flow run '%s' cannot be started.", flow_run.name)
+            message = f"The run could not be started: {type(error).__name__}: {error}"
+            await self._end(flow_run, NewState(type="CRASHED", name="Crashed", message=message))
         finally:
-            self._slots.give_back(ticket)
-            self._waiting.pop(flow_run.id, None)
-            self._release_limit_slot(flow_run.id)
-            self._submitting_flow_run_ids.discard(flow_run.id)
+            self._slots.give_back(run.ticket)
+            self._local.pop(flow_run.id, None)
             if flow_run.id in self._again:
                 self._again.discard(flow_run.id)
                 self._kick.set()
 
-    async def _take(self, flow_run: FlowRun, ticket: Ticket) -> bool:
-        """Make the run ours by the Pending state; False when somebody else was first."""
-        message = None if ticket.granted.is_set() else self._slots.why_waiting(ticket)
-        state = await self._propose(flow_run, Pending(message=message))
-        if state is None or not state.is_pending():
-            return False
-        flow_run.state = state
-        self._in_background(self._give_worker_labels_to_flow_run(flow_run.id))
-        return True
+    async def _refuse(self, flow_run: FlowRun, demand: Demand) -> None:
+        """Leave a run that is too large to larger workers; fail it when no worker that is online is one."""
+        self._too_large[flow_run.id] = time.monotonic() + _TOO_LARGE_LOOK_S
+        label, total = f"{_TOO_SMALL_LABEL}{self.name}", str(self._slots.total)
+        if flow_run.labels.get(label) != total:
+            await self._runs.label(flow_run.id, {label: total})
+        beats = await self._runs.read_beats(self._work_pool_name)
+        if (now := await self._runs.read(flow_run.id)) is None:
+            return
+        small = {
+            name.removeprefix(_TOO_SMALL_LABEL): has
+            for name, has in now.labels.items()
+            if name.startswith(_TOO_SMALL_LABEL)
+        }
+        if now.state_type != "SCHEDULED" or beats.online - {self.name} - small.keys():
+            return
+        others = {name: has for name, has in small.items() if name in beats.online and name != self.name}
+        who = f"the worker has {total}"
+        if others:
+            listed = [f"{name} has {has}" for name, has in sorted({**others, self.name: total}.items())]
+            who = f"no worker has that much: {', '.join(listed)}"
+        message = (
+            f"The run asks for {demand}, but {who}. "
+            "Lower `cpus` or `gpus` in the job variables, or start a larger worker."
+        )
+        await self._runs.move(now, NewState(type="FAILED", name="Failed", message=message), force=False)
 
-    async def _propose(self, flow_run: FlowRun, state: State[Any]) -> State[Any] | None:
-        try:
-            return await propose_state(self.client, state, flow_run_id=flow_run.id)
-        except (Abort, ObjectNotFound) as refused:
-            self.get_flow_run_logger(flow_run).info("The server refused state %s: %s", state.name, refused)
-            return None
+    async def _end(self, flow_run: FlowRun, state: NewState) -> None:
+        """End a run that nobody has taken."""
+        now = await self._runs.read(flow_run.id)
+        if now is not None and now.state_type == "SCHEDULED":
+            await self._runs.move(now, state)
 
-    async def _wait_for_slots(self, flow_run: FlowRun, ticket: Ticket) -> bool:
-        """Wait for the slots; False when the run was cancelled meanwhile."""
-        cancelled = self._waiting[flow_run.id]
-        if not ticket.granted.is_set():
-            waits = [asyncio.create_task(event.wait()) for event in (ticket.granted, cancelled)]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-        if cancelled.is_set():
-            await self._mark_flow_run_as_cancelled(flow_run, {"message": "Cancelled before it started."})
-            return False
-        return True
+    # --- one run
 
-    async def _run_process(
+    async def _start(
         self,
-        flow_run: FlowRun,
+        run: LocalRun,
         configuration: TrainyardJobConfiguration,
-        ticket: Ticket,
         deployment: DeploymentResponse | None,
-        task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
+        *,
+        is_taken: bool = False,
     ) -> int | None:
-        """Run the flow run in a fork to its end; return the exit status."""
-        scratch = self.yard_settings.scratch / str(flow_run.id)
-        environment = self._environment(flow_run, configuration, ticket, deployment)
-
-        async def start(control: dict[str, str]) -> Fork:
-            await asyncio.to_thread(scratch.mkdir, mode=0o700, exist_ok=True)
-            fork = await self._start_child(
-                str(flow_run.id),
-                {
-                    "role": "run",
-                    "environment": environment | control,
-                    "cwd": str(scratch),
-                    "cpus": configuration.cpus,
-                    "flow_run": flow_run.model_dump(mode="json"),
-                },
-            )
-            task_status.started(fork.pid)
-            self._in_background(self._report_start(flow_run, fork))
-            return fork
-
+        """Run a run that has its slots to its end; return the exit status, None if nothing was started."""
+        assignment = Assignment(
+            environment=self._environment(run, configuration, deployment),
+            cpus=configuration.cpus,
+            max_attempts=configuration.max_attempts,
+            labels={
+                "prefect.worker.name": self.name,
+                "prefect.worker.type": self.type,
+                "prefect.work-pool.name": self.work_pool.name,
+                "prefect.work-pool.id": str(self.work_pool.id),
+            },
+        )
         submitted = self._emit_flow_run_submitted_event(configuration)
-        # A task of its own: what stops the worker must not tear the run's control channel down with it.
-        execution = asyncio.create_task(self._supervisor.execute(flow_run, start))
-        free_early = asyncio.create_task(self._free_slots_when_concluded(flow_run.id, ticket, execution))
-        try:
-            status = await asyncio.shield(execution)
-        except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True):
-                await self._supervisor.stop_for_later(flow_run.id)
-                await asyncio.wait([execution])
-            raise
-        finally:
-            free_early.cancel()
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+        status = await run.see_through(assignment, is_taken=is_taken)
         if status is not None and submitted is not None:
-            result = TrainyardWorkerResult(identifier=str(flow_run.id), status_code=status)
+            result = TrainyardWorkerResult(identifier=str(run.flow_run.id), status_code=status)
             self._emit_flow_run_executed_event(result, configuration, submitted)
         return status
 
-    async def _report_start(self, flow_run: FlowRun, fork: Fork) -> None:
-        with contextlib.suppress(ObjectNotFound):
-            await self.client.update_flow_run(flow_run.id, infrastructure_pid=str(fork.pid))
-        # A cancel that came while the process was being started found nothing to stop.
-        if (asked := self._waiting.pop(flow_run.id, None)) is not None and asked.is_set():
-            await self._cancel_if_asked(flow_run.id)
-
-    async def _free_slots_when_concluded(
-        self, flow_run_id: UUID, ticket: Ticket, execution: asyncio.Task[int | None]
-    ) -> None:
-        """Free the slots with the last state of the run: its process idles for a second before it ends."""
-        while not execution.done() and not self._supervisor.is_concluded(flow_run_id):  # noqa: ASYNC110
-            await asyncio.sleep(_CONCLUDED_LOOK_S)
-        self._slots.give_back(ticket)
-
-    async def _finish_cancel(self, flow_run: FlowRun) -> None:
-        """Set Cancelled where a cancel came too late for Prefect's own part and too early for the flow."""
-        with contextlib.suppress(ObjectNotFound):
-            now = await self.client.read_flow_run(flow_run.id)
-            if now.state is not None and now.state.is_cancelling():
-                await self._mark_flow_run_as_cancelled(now, {"message": "Cancelled while it started."})
-
-    async def _give_back(self, flow_run: FlowRun) -> None:
-        with contextlib.suppress(ObjectNotFound):
-            now = await self.client.read_flow_run(flow_run.id)
-            await give_back(self.client, now, f"The worker '{self.name}' was stopped.")
-
-    async def _give_worker_labels_to_flow_run(self, flow_run_id: UUID) -> None:
-        await self.client.update_flow_run_labels(flow_run_id, {OWNER_LABEL: this_process()})
-        await super()._give_worker_labels_to_flow_run(flow_run_id)
-
     def _environment(
-        self,
-        flow_run: FlowRun,
-        configuration: TrainyardJobConfiguration,
-        ticket: Ticket,
-        deployment: DeploymentResponse | None,
+        self, run: LocalRun, configuration: TrainyardJobConfiguration, deployment: DeploymentResponse | None
     ) -> dict[str, str]:
         environment: dict[str, str] = {
             **os.environ,
+            OWNER_VARIABLE: self._owner,
             # For what a run starts itself; torch has read these long ago.
             "OMP_NUM_THREADS": str(configuration.cpus),
             "MKL_NUM_THREADS": str(configuration.cpus),
             "OPENBLAS_NUM_THREADS": str(configuration.cpus),
             **_without_none(configuration.env),
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            "CUDA_VISIBLE_DEVICES": ",".join(ticket.gpu_ids),
-            "PREFECT__FLOW_RUN_ID": str(flow_run.id),
+            "CUDA_VISIBLE_DEVICES": ",".join(run.ticket.gpu_ids),
+            "PREFECT__FLOW_RUN_ID": str(run.flow_run.id),
             # Hooks for these two are ours to run, once the process is gone.
             "PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS": "false",
         }
@@ -434,9 +482,6 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
         if (entrypoint := _direct_entrypoint(deployment)) is not None:
             environment["PREFECT__FLOW_ENTRYPOINT"] = entrypoint
         return environment
-
-    async def _start_child(self, key: str, job: ChildJob) -> Fork:
-        return await self._forks.start(key, job)
 
     # --- the interface of Prefect's ad-hoc submission
 
@@ -446,41 +491,17 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
         configuration: TrainyardJobConfiguration,
         task_status: anyio.abc.TaskStatus[int] | None = None,
     ) -> TrainyardWorkerResult:
-        ticket = self._slots.take_ticket()
+        self._local[flow_run.id] = run = LocalRun(self._place, flow_run)
+        if task_status is not None:
+            task_status.started(0)
         try:
-            self._slots.ask(ticket, self._demand(configuration))
-            await ticket.granted.wait()
-            started = task_status or anyio.TASK_STATUS_IGNORED
-            status = await self._run_process(flow_run, configuration, ticket, None, started)
+            self._slots.ask(run.ticket, self._demand(configuration))
+            await run.wait_for_slots()
+            status = await self._start(run, configuration, None, is_taken=True)
         finally:
-            self._slots.give_back(ticket)
+            self._slots.give_back(run.ticket)
+            self._local.pop(flow_run.id, None)
         return TrainyardWorkerResult(identifier=str(flow_run.id), status_code=1 if status is None else status)
-
-
-class _ForkedHooks:
-    """Runs `on_cancellation` and `on_crashed` hooks in a fork: the worker itself imports no flow."""
-
-    def __init__(self, start: Any) -> None:
-        self._start = start
-
-    async def run_cancellation_hooks(self, flow_run: FlowRun, state: State[Any]) -> None:
-        await self._run(flow_run, state)
-
-    async def run_crashed_hooks(self, flow_run: FlowRun, state: State[Any]) -> None:
-        await self._run(flow_run, state)
-
-    async def _run(self, flow_run: FlowRun, state: State[Any]) -> None:
-        fork: Fork = await self._start(
-            f"hooks {flow_run.id}",
-            {
-                "role": "hooks",
-                "environment": dict(os.environ),
-                "cwd": "/",
-                "flow_run": flow_run.model_dump(mode="json"),
-                "state": state.model_dump(mode="json", exclude={"data"}),
-            },
-        )
-        await fork.wait()
 
 
 def _direct_entrypoint(deployment: DeploymentResponse | None) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,8 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ..networks.registry import networks
+from .fencing import FREEZE_AFTER_S
+from .scratch import default_root
 
 
 def _usable_cpus() -> int:
@@ -46,11 +47,25 @@ class WorkerSettings(BaseSettings):
         description="Modules imported before the first run, separated by commas. Import only: no threads, no CUDA.",
     )
     scratch: Path = Field(
-        default_factory=lambda: Path(tempfile.gettempdir()) / f"trainyard-{os.getuid()}",
+        default_factory=default_root,
         description="Folder in which each run gets a working folder of its own, deleted with its end.",
     )
     ready_file: Path | None = Field(
         default=None, description="Written when the worker is registered and its forkserver is warm."
+    )
+
+    machine: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Name of this machine, for containers: one that keeps it when it is started again. Left out, the "
+        "boot and the process namespace tell machines apart.",
+    )
+    fence: bool | None = Field(
+        default=None,
+        description="Freeze runs while the Prefect server is out of reach. Left out, only if it is on another machine.",
+    )
+    fence_after_s: float = Field(
+        default=FREEZE_AFTER_S, gt=0, le=FREEZE_AFTER_S, description="Seconds without the server before runs freeze."
     )
 
     @field_validator("preload", mode="before")

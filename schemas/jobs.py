@@ -27,6 +27,9 @@ class ModelChoice:
 #: Prefix of the tags by which a flow run is known as a job, e.g. `trainyard.action:train`.
 TAG = "trainyard."
 
+#: Work pool of the workers of a yard.
+WORK_POOL = "trainyard"
+
 
 class Datasets(BaseModel):
     """Ids of the data sets of a job, by role."""

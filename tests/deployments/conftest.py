@@ -52,6 +52,16 @@ def worker(station: Station) -> Process:
     return station.start_worker("trainyard")
 
 
+@pytest.fixture(autouse=True)
+def end_workers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End the workers that a test has started itself: two cores do not carry them all."""
+    station: Station | None = request.getfixturevalue("station") if "station" in request.fixturenames else None
+    shared = list(station.workers) if station else []
+    yield
+    for worker in station.workers[len(shared) :] if station else []:
+        worker.stop(signal.SIGKILL)
+
+
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "out.json"

@@ -7,7 +7,7 @@ import prefect
 import sqlalchemy as sa
 from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect_trainyard.deployments import prefect_internals
-from prefect_trainyard.deployments.prefect_internals import name_signal, serialise_sqlite_writers
+from prefect_trainyard.deployments.prefect_internals import serialise_sqlite_writers
 
 
 def test_every_private_name_is_still_there() -> None:
@@ -51,12 +51,3 @@ def test_transaction_inside_a_transaction_does_not_wait_for_itself(tmp_path: Pat
             return int((await inner.execute(sa.text("SELECT 1"))).scalar_one())
 
     assert asyncio.run(asyncio.wait_for(run(), 5)) == 1
-
-
-def test_signal_is_named_in_the_message_of_a_crash() -> None:
-    assert (
-        name_signal("Process exited with status code: -11. So.")
-        == "Process exited with status code: -11 (SIGSEGV). So."
-    )
-    assert name_signal("Exited with status code: 1. So.") == "Exited with status code: 1. So."
-    assert name_signal("Something else.") == "Something else."

