@@ -1,4 +1,4 @@
-"""`trainyard`: start and stop a yard, see how it is, and hand out API keys.
+"""`trainyard`: start and stop a yard, see how it is and what its jobs do, hand out API keys, clean up.
 
 Heavy modules are imported inside the commands: `trainyard --help` must not wait for them.
 """
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from . import cli_jobs, cli_upkeep
+from .cli_access import HomeOption, read_settings
 from .schemas.errors import YardError
 
 if TYPE_CHECKING:
@@ -26,8 +28,10 @@ app = typer.Typer(
 )
 keys = typer.Typer(no_args_is_help=True, help="API keys: what clients exchange for a token.")
 app.add_typer(keys, name="keys")
-
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of the yard; default ~/.trainyard.")]
+app.add_typer(cli_jobs.jobs, name="jobs")
+app.add_typer(cli_upkeep.orgs, name="orgs")
+app.command()(cli_jobs.logs)
+app.command()(cli_upkeep.gc)
 
 DOWN_TIMEOUT_S = 60.0
 
@@ -45,17 +49,6 @@ def _fail(message: str) -> NoReturn:
     raise SystemExit(1)
 
 
-def _settings(**flags: object) -> YardSettings:
-    from pydantic import ValidationError
-
-    from .deployments.settings import load_settings
-
-    try:
-        return load_settings(flags)
-    except ValidationError as error:
-        _fail("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()))
-
-
 @app.command()
 def up(
     home: HomeOption = None,
@@ -67,7 +60,7 @@ def up(
     """Start a yard: Prefect server, MLflow server, REST facade and workers."""
     from .deployments.home import Home, already_up
 
-    settings = _settings(home=home, host=host, port=port, workers=workers)
+    settings = read_settings(home=home, host=host, port=port, workers=workers)
     yard = Home(settings.home)
     if yard.is_locked():
         raise already_up(yard)
@@ -132,7 +125,7 @@ def down(home: HomeOption = None) -> None:
     """Stop a yard. Running jobs get their grace and go on when it is up again."""
     from .deployments.home import Home
 
-    yard = Home(_settings(home=home).home)
+    yard = Home(read_settings(home=home).home)
     state = yard.read_state()
     supervisor = state.supervisor.find() if state else None
     if supervisor is None:
@@ -156,7 +149,7 @@ def status(
     from .deployments.home import Home
     from .deployments.supervisor import part_health
 
-    yard = Home(_settings(home=home).home)
+    yard = Home(read_settings(home=home).home)
     state = yard.read_state() if yard.is_locked() else None
     if state is None:
         if as_json:
@@ -229,6 +222,6 @@ def revoke(
 def _catalog(home: Path | None) -> str:
     from .deployments.settings import catalog_url
 
-    settings = _settings(home=home)
+    settings = read_settings(home=home)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     return catalog_url(settings)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from types import FrameType
+from typing import cast
 
 import uvicorn
+from fastapi import FastAPI
 
 from .app import create_app
 from .services.auth import list_keys
+from .services.container import Services
 from .settings import ApiSettings
 
 
@@ -26,8 +30,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    uvicorn.run(
-        create_app(settings),
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         log_level="warning",
@@ -35,7 +40,17 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=5,
     )
+    _Server(config).run()
     return 0
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # why: it waits for all connections, and those of followers would stay open for as long as jobs run
+        services = getattr(cast(FastAPI, self.config.app).state, "services", None)
+        if isinstance(services, Services):
+            services.follow.close()
+        super().handle_exit(sig, frame)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from .. import __version__
 from . import errors
 from .deps import ServicesDep
 from .dialects import tao_v5
+from .idempotency import HEADER, IdempotentPosts
 from .services.container import Services
 from .settings import ApiSettings
 
@@ -32,6 +33,14 @@ _HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+}
+
+IDEMPOTENCY_PARAMETER = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "A random text, the same for all tries of one request: it is done once and answered alike.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
 
 health = APIRouter(prefix="/api/v1", tags=["HEALTH"])
@@ -67,8 +76,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
             projector.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await projector
-            await services.runs.close()
-            await services.catalog.close()
+            await services.close()
 
     # Its documentation pages need no CDN.
     app = FastAPIOffline(
@@ -84,9 +92,10 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     app.state.settings = settings
     app.include_router(health)
     app.include_router(tao_v5.router)
+    app.add_middleware(IdempotentPosts)
     app.add_middleware(_SafeHeaders)
     errors.install(app)
-    _describe_errors(app)
+    _describe(app)
     return app
 
 
@@ -107,8 +116,8 @@ class _SafeHeaders:
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
-def _describe_errors(app: FastAPI) -> None:
-    """Take FastAPI's 422 out of the served document: nothing here answers it."""
+def _describe(app: FastAPI) -> None:
+    """Complete the served document: no 422 of FastAPI, which nothing here answers, and the header of every POST."""
     make = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -116,6 +125,10 @@ def _describe_errors(app: FastAPI) -> None:
         for operations in document["paths"].values():
             for operation in operations.values():
                 operation["responses"].pop("422", None)
+            if "post" in operations:
+                parameters = operations["post"].setdefault("parameters", [])
+                if IDEMPOTENCY_PARAMETER not in parameters:
+                    parameters.append(IDEMPOTENCY_PARAMETER)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -24,7 +24,7 @@ def json_body(model: type[M]) -> Callable[[Request], Coroutine[Any, Any, M]]:
     """
 
     async def read(request: Request) -> M:
-        content = await _read_limited(request, request.app.state.settings.body_max_bytes) or b"{}"
+        content = await read_limited(request, request.app.state.settings.body_max_bytes) or b"{}"
         _refuse_odd_json(content)
         try:
             return model.model_validate_json(content, strict=True)
@@ -41,7 +41,8 @@ def documented(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
 
 
-async def _read_limited(request: Request, limit_bytes: int) -> bytes:
+async def read_limited(request: Request, limit_bytes: int) -> bytes:
+    """Return the body; TooLarge when it has more bytes."""
     content = bytearray()
     async for chunk in request.stream():
         content += chunk

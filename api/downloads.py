@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import IO
 
 from fastapi import Request
@@ -39,6 +39,23 @@ def stored_file(
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
     return StreamingResponse(_read(storage, path, start, end), status, headers, media_type)
+
+
+async def stored_text(
+    request: Request, storage: ArtifactStorage, paths: Sequence[str], *, media_type: str, name: str | None = None
+) -> Response:
+    """Return a response with files of the storage, one after the other; `name` makes it an attachment."""
+    sizes = [await asyncio.to_thread(storage.size, path) for path in paths]
+    if len(paths) == 1:
+        return stored_file(request, storage, paths[0], sizes[0], media_type=media_type, name=name)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for path, size_bytes in zip(paths, sizes, strict=True):
+            async for chunk in _read(storage, path, 0, size_bytes):
+                yield chunk
+
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'} if name is not None else None
+    return StreamingResponse(chunks(), headers=headers, media_type=media_type)
 
 
 def open_file(file: IO[bytes], size_bytes: int, *, media_type: str, name: str) -> Response:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .prices import Prices
 
 
 class ApiSettings(BaseSettings):
@@ -41,6 +44,20 @@ class ApiSettings(BaseSettings):
         default=5.0, ge=0.1, le=300, description="Seconds between two comparisons of the catalog with Prefect."
     )
 
+    followers_max: int = Field(
+        default=100, ge=1, le=10_000, description="Logs that the users of one org may follow at a time."
+    )
+    gc_interval_h: float = Field(
+        default=24.0, gt=0, le=8760, description="Hours between two clean-ups of what nobody needs any more."
+    )
+
+    currency: str = Field(default="USD", pattern="^[A-Z]{3}$", description="Currency of the prices.")
+    price_per_cpu_hour: float = Field(default=0.0, ge=0, description="What one CPU core costs for an hour.")
+    price_per_gpu_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={},
+        description='What one GPU costs for an hour, by its type as JSON: {"NVIDIA H200": 4.5, "default": 2.0}.',
+    )
+
     @model_validator(mode="after")
     def _fill_in_home(self) -> ApiSettings:
         self.home = self.home.expanduser().absolute()
@@ -48,6 +65,11 @@ class ApiSettings(BaseSettings):
         self.storage_url = self.storage_url or f"file://{self.home}/storage"
         self.prefect_api_url = self.prefect_api_url.rstrip("/")
         return self
+
+    @property
+    def prices(self) -> Prices:
+        """The price table."""
+        return Prices(currency=self.currency, cpu_hour=self.price_per_cpu_hour, gpu_hour=dict(self.price_per_gpu_hour))
 
     @property
     def key_file(self) -> Path:

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     DateTime,
     Dialect,
     Float,
@@ -115,7 +116,7 @@ class Dataset(Base):
     type: Mapped[str] = mapped_column(String(40))
     format: Mapped[str] = mapped_column(String(40))
     status: Mapped[str] = mapped_column(String(20))
-    """empty, receiving or ready; see `services.datasets.DatasetStatus`."""
+    """empty, receiving or ready; see `services.data_status.DatasetStatus`."""
     size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     labels: Mapped[dict[str, Any]]
     """Fields that only describe (logo, client_url, ...), as a dialect names them."""
@@ -163,6 +164,8 @@ class Job(Base):
         Index("ix_jobs_dataset_created", "dataset_id", "created_at"),
         Index("ix_jobs_parent", "parent_id"),
         Index("ix_jobs_state", "state"),
+        Index("ix_jobs_queue", "state", "priority", "due_at"),
+        Index("ix_jobs_state_name", "state_name"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -190,8 +193,14 @@ class Job(Base):
     dataset_ids: Mapped[list[Any]]
     """Data sets that the job reads; they are in use until it ends."""
     state: Mapped[str] = mapped_column(String(20))
+    state_name: Mapped[str] = mapped_column(String(100), default="")
+    """Prefect's name of the state: what a waiting job waits for, how far a pending one is, what follows a stop."""
     state_at: Mapped[datetime]
     """When Prefect entered the state; an older report never replaces a newer one."""
+    due_at: Mapped[datetime | None]
+    """Place in the queue among jobs of one priority; None when it is not in the queue."""
+    pending_at: Mapped[datetime | None]
+    """When the job became pending the last time."""
     message: Mapped[str] = mapped_column(String(6400))
     fraction: Mapped[float] = mapped_column(Float)
     eta_s: Mapped[float | None] = mapped_column(Float)
@@ -208,10 +217,31 @@ class Job(Base):
     cpu_seconds: Mapped[float] = mapped_column(Float, default=0.0)
     gpu_seconds: Mapped[float] = mapped_column(Float, default=0.0)
     cost: Mapped[float] = mapped_column(Float, default=0.0)
+    unaccounted: Mapped[bool] = mapped_column(Boolean, default=False, index=True)
+    """The job was with a worker since its attempts and size were written here the last time."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+
+
+class UsageRecord(Base):
+    """What one attempt of a job has cost. It stays when the job is deleted."""
+
+    __tablename__ = "usage_records"
+    __table_args__ = (Index("ix_usage_records_org_started", "org", "started_at"),)
+
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    started_at: Mapped[datetime] = mapped_column(primary_key=True)
+    org: Mapped[str] = mapped_column(String(255))
+    experiment_id: Mapped[UUID | None]
+    dataset_id: Mapped[UUID | None]
+    action: Mapped[str] = mapped_column(String(40))
+    seconds: Mapped[float] = mapped_column(Float)
+    cpu_seconds: Mapped[float] = mapped_column(Float)
+    gpu_seconds: Mapped[float] = mapped_column(Float)
+    gpu_type: Mapped[str | None] = mapped_column(String(100))
+    cost: Mapped[float] = mapped_column(Float)
 
 
 class Purge(Base):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,19 +16,14 @@ from ...schemas.errors import Conflict, InUse, InvalidInput
 from ..catalog import Catalog
 from ..catalog.models import Dataset, ExperimentDataset, Job, Purge, utc_now
 from .access import read_dataset
+from .cleanup import CleanUp, purge_of
+from .data_status import DatasetStatus
+from .idempotency import new_id
+from .job_states import LIVE
 from .jobs_query import newest_jobs
 from .paging import Match, Page, conditions, read_page
-from .projection import LIVE, Projection
+from .reasons import JobView, Reasons
 from .specs import formats_of
-
-
-class DatasetStatus(StrEnum):
-    """Where a data set is in its life."""
-
-    EMPTY = "empty"
-    RECEIVING = "receiving"
-    READY = "ready"
-
 
 _COLUMNS = {"name": Dataset.name, "type": Dataset.type, "format": Dataset.format, "version": Dataset.version}
 
@@ -39,13 +33,14 @@ class DatasetView:
     """A data set and its newest jobs."""
 
     row: Dataset
-    jobs: list[Job]
+    jobs: list[JobView]
 
 
 class DatasetService:
-    def __init__(self, catalog: Catalog, projection: Projection) -> None:
+    def __init__(self, catalog: Catalog, cleanup: CleanUp, reasons: Reasons) -> None:
         self._catalog = catalog
-        self._projection = projection
+        self._cleanup = cleanup
+        self._reasons = reasons
 
     async def create(
         self, org: str, user_id: UUID, *, type: str, format: str, values: Mapping[str, Any], labels: Mapping[str, Any]
@@ -61,7 +56,7 @@ class DatasetService:
                 f"format: {format!r} is no format of {type}.", hint=f"Available here: {', '.join(formats)}."
             )
         row = Dataset(
-            id=uuid4(),
+            id=new_id("data set"),
             org=org,
             user_id=user_id,
             type=type,
@@ -71,20 +66,22 @@ class DatasetService:
             **{"name": "My Dataset", "description": "", "version": "1.0.0", **values},
         )
         async with self._catalog.writing() as session:
+            if (made := await session.get(Dataset, row.id)) is not None:  # by an earlier try
+                return DatasetView(made, [])
             session.add(row)
         return DatasetView(row, [])
 
     async def read(self, org: str, dataset_id: UUID) -> DatasetView:
         async with self._catalog.reading() as session:
             row = await read_dataset(session, org, dataset_id)
-            return DatasetView(row, (await newest_jobs(session, Job.dataset_id, [row.id]))[row.id])
+            return DatasetView(row, (await newest_jobs(session, self._reasons, Job.dataset_id, [row.id]))[row.id])
 
     async def read_list(self, org: str, matches: Sequence[Match], page: Page) -> tuple[list[DatasetView], int]:
         """Return a page of the data sets of an org and how many there are in all."""
         query = select(Dataset).where(Dataset.org == org, *conditions(_COLUMNS, matches))
         async with self._catalog.reading() as session:
             rows, total = await read_page(session, query, Dataset, page)
-            jobs = await newest_jobs(session, Job.dataset_id, [row.id for row in rows])
+            jobs = await newest_jobs(session, self._reasons, Job.dataset_id, [row.id for row in rows])
         return [DatasetView(row, jobs[row.id]) for row in rows], total
 
     async def update(
@@ -106,7 +103,7 @@ class DatasetService:
                 setattr(row, name, value)
             row.labels = row.labels | dict(labels)
             row.updated_at = utc_now()
-            return DatasetView(row, (await newest_jobs(session, Job.dataset_id, [row.id]))[row.id])
+            return DatasetView(row, (await newest_jobs(session, self._reasons, Job.dataset_id, [row.id]))[row.id])
 
     async def delete(self, org: str, dataset_id: UUID) -> DatasetView:
         """Delete a data set with its jobs and files.
@@ -120,7 +117,7 @@ class DatasetService:
             if row.status == DatasetStatus.RECEIVING:
                 raise Conflict("An upload to this data set is going on.", hint="Wait for its end and delete then.")
             await _refuse_if_used(session, row)
-            view = DatasetView(row, (await newest_jobs(session, Job.dataset_id, [row.id]))[row.id])
+            view = DatasetView(row, (await newest_jobs(session, self._reasons, Job.dataset_id, [row.id]))[row.id])
             for job in await session.scalars(select(Job).where(Job.dataset_id == dataset_id)):
                 session.add(purge_of(job))
                 await session.delete(job)
@@ -131,7 +128,7 @@ class DatasetService:
                 await session.flush()
             except IntegrityError as error:
                 raise InUse("Dataset in use.") from error
-        await self._projection.purge()
+        await self._cleanup.purge()
         return view
 
 
@@ -147,10 +144,3 @@ async def _refuse_if_used(session: AsyncSession, row: Dataset) -> None:
     for job in live:
         if job.dataset_id == row.id or str(row.id) in job.dataset_ids:
             raise InUse(f"Dataset in use by the job {job.id}.", hint="Wait for the job or cancel it first.")
-
-
-def purge_of(job: Job) -> Purge:
-    """Return what has to go when a job goes: its files and its flow run."""
-    download = layout.download(job.org, job.id)
-    paths = [layout.job(job.org, job.id), layout.log(job.org, job.id), download, f"{download}.stats.json"]
-    return Purge(id=uuid4(), paths=paths, flow_run_id=job.id)

@@ -19,13 +19,15 @@ from ...schemas.states import FINAL, JobState
 from ..catalog import Catalog
 from ..catalog.models import Dataset, Experiment, ExperimentDataset, Job, Purge, utc_now
 from .access import read_dataset, read_experiment
-from .datasets import purge_of
-from .jobs_query import newest_jobs, refuse_if_needed
+from .cleanup import CleanUp, needed, purge_of, refuse
+from .idempotency import new_id
+from .jobs_query import newest_jobs
 from .paging import Match, Page, conditions, read_page
-from .projection import Projection
+from .reasons import JobView, Reasons
 from .records import ROLES, read_datasets, write_record
 from .runs import FlowRuns
 from .specs import find_network
+from .stopping import CANCEL, stop_run
 
 #: What may be filtered; `kind` and `read_only` are labels that every experiment has.
 _COLUMNS: dict[str, Any] = {
@@ -45,15 +47,18 @@ class ExperimentView:
     row: Experiment
     datasets: Datasets
     network: Network
-    jobs: list[Job]
+    jobs: list[JobView]
 
 
 class ExperimentService:
-    def __init__(self, catalog: Catalog, storage: ArtifactStorage, runs: FlowRuns, projection: Projection) -> None:
+    def __init__(
+        self, catalog: Catalog, storage: ArtifactStorage, runs: FlowRuns, cleanup: CleanUp, reasons: Reasons
+    ) -> None:
         self._catalog = catalog
         self._storage = storage
         self._runs = runs
-        self._projection = projection
+        self._cleanup = cleanup
+        self._reasons = reasons
 
     async def create(
         self,
@@ -72,7 +77,7 @@ class ExperimentService:
         """
         record = find_network(network)
         row = Experiment(
-            id=uuid4(),
+            id=new_id("experiment"),
             org=org,
             user_id=user_id,
             network=record.name,
@@ -91,6 +96,8 @@ class ExperimentService:
         )
         await self._check(record, values)
         async with self._catalog.writing() as session:
+            if (made := await session.get(Experiment, row.id)) is not None:  # by an earlier try
+                return await self._view(session, made)
             session.add(row)
             await session.flush()
             await self._assign(session, row, record, datasets)
@@ -108,7 +115,7 @@ class ExperimentService:
             rows, total = await read_page(session, query, Experiment, page)
             ids = [row.id for row in rows]
             datasets = await read_datasets(session, ids)
-            jobs = await newest_jobs(session, Job.experiment_id, ids)
+            jobs = await newest_jobs(session, self._reasons, Job.experiment_id, ids)
         views = [ExperimentView(row, datasets[row.id], find_network(row.network), jobs[row.id]) for row in rows]
         return views, total
 
@@ -143,13 +150,14 @@ class ExperimentService:
 
     async def delete(self, org: str, experiment_id: UUID) -> ExperimentView:
         """Delete an experiment; jobs of it that have not ended are cancelled, files go when they have."""
+        registered = await self._cleanup.registered()
         async with self._catalog.writing() as session:
             row = await read_experiment(session, org, experiment_id, lock=True)
             if row.labels["read_only"]:
                 raise InvalidInput("The experiment is read-only.", hint="PATCH read_only to false first.")
             view = await self._view(session, row)
             jobs = list(await session.scalars(select(Job).where(Job.experiment_id == experiment_id)))
-            await refuse_if_needed(session, [job.id for job in jobs])
+            refuse(await needed(session, jobs, registered=registered, ended=True, with_owner=True))
             for job in jobs:
                 session.add(purge_of(job))
                 await session.delete(job)
@@ -159,15 +167,15 @@ class ExperimentService:
         for job in jobs:
             if JobState(job.state) not in FINAL:
                 try:
-                    await self._runs.move(job.id, "CANCELLING", message="The experiment was deleted.")
+                    await stop_run(self._runs, job.id, CANCEL, "The experiment was deleted.")
                 except NotFound:
                     continue
-        await self._projection.purge()
+        await self._cleanup.purge()
         return view
 
     async def _view(self, session: AsyncSession, row: Experiment) -> ExperimentView:
         datasets = await read_datasets(session, [row.id])
-        jobs = await newest_jobs(session, Job.experiment_id, [row.id])
+        jobs = await newest_jobs(session, self._reasons, Job.experiment_id, [row.id])
         return ExperimentView(row, datasets[row.id], find_network(row.network), jobs[row.id])
 
     async def _check(self, network: Network, values: Mapping[str, Any]) -> None:

@@ -27,7 +27,8 @@ class JobFile:
     """A file by the name that clients use; either it lies in the storage or its content is here."""
 
     name: str
-    path: str | None = None
+    paths: tuple[str, ...] = ()
+    """Where it lies; a log may have two parts."""
     content: bytes = b""
 
 
@@ -84,19 +85,30 @@ class FileService:
             raise NotFound("The job has no download.", hint="There is one when the job is Done.")
         return layout.download(job.org, job.id), job.tar_size_bytes
 
-    def log_path(self, job: Job) -> str:
-        """Return where the log of a job lies."""
-        return layout.log(job.org, job.id)
+    async def log_paths(self, job: Job) -> list[str]:
+        """Return where the parts of the log of a job lie, first to last.
+
+        Raises:
+            NotFound: there is no log.
+        """
+        paths = await asyncio.to_thread(self._log_paths, job)
+        if not paths:
+            raise NotFound("Logs not found.")
+        return paths
+
+    def _log_paths(self, job: Job) -> list[str]:
+        paths = layout.earlier_log(job.org, job.id), layout.log(job.org, job.id)
+        return [path for path in paths if self.storage.exists(path)]
 
     def _of_job(self, job: Job) -> list[JobFile]:
         folder = layout.job(job.org, job.id)
         return [
-            JobFile(name=f"{job.id}/{file.path}", path=f"{folder}/{file.path}")
+            JobFile(name=f"{job.id}/{file.path}", paths=(f"{folder}/{file.path}",))
             for file in self.storage.list_files(folder)
         ]
 
     def _log(self, job: Job) -> JobFile:
-        return JobFile(name=f"logs/{job.id}.txt", path=self.log_path(job))
+        return JobFile(name=f"logs/{job.id}.txt", paths=tuple(self._log_paths(job)))
 
     def _pack(self, files: Sequence[JobFile]) -> tuple[IO[bytes], int]:
         self._scratch.mkdir(parents=True, exist_ok=True)
@@ -105,13 +117,15 @@ class FileService:
             with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
                 for file in files:
                     info = tarfile.TarInfo(file.name)
-                    if file.path is None:
+                    if not file.paths:
                         info.size = len(file.content)
                         tar.addfile(info, io.BytesIO(file.content))
                         continue
-                    with tempfile.TemporaryFile(dir=self._scratch) as frozen, self.storage.open(file.path) as source:
+                    with tempfile.TemporaryFile(dir=self._scratch) as frozen:
                         # why: a log may grow while it is packed, and a tar names the size first
-                        shutil.copyfileobj(source, frozen, 1 << 20)
+                        for path in file.paths:
+                            with self.storage.open(path) as source:
+                                shutil.copyfileobj(source, frozen, 1 << 20)
                         info.size = frozen.tell()
                         frozen.seek(0)
                         tar.addfile(info, frozen)

@@ -42,5 +42,5 @@ class ReportService:
 
 
 def _refuse_ended(job: Job) -> None:
-    if JobState(job.state) in FINAL:
-        raise Conflict("The job has ended; its status and log are complete.")
+    if JobState(job.state) in (*FINAL, JobState.PAUSED):
+        raise Conflict("The job has stopped; its status and log are complete.")

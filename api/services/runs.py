@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpx
 
 from ...schemas.actions import Action
+from ...schemas.attempts import OWNER_LABEL, Priority
 from ...schemas.errors import Conflict, NotFound, Unavailable, YardError
-from ...schemas.jobs import TAG
-from ...schemas.states import AWAITING_PARENT, JobState, job_state
+from ...schemas.jobs import TAG, WORK_POOL
+from ...schemas.states import HELD_STATES, JobState, job_state
+from .holds import Held
+from .idempotency import new_id
 
 #: Prefect never starts a run that is scheduled for this moment; the projector releases it.
 FAR_FUTURE = "2999-12-31T00:00:00+00:00"
 #: Most rows that Prefect answers at once.
 PAGE = 200
-_BULK = 50
+#: Most runs that Prefect moves in one request.
+BULK = 50
 #: More writers at once only make SQLite stall (see docs of the database in use).
 _WRITERS = 4
 _GIVE_UP_AFTER_S = 15.0
@@ -37,10 +41,15 @@ class FlowRun:
     deployment_id: UUID | None
     name: str
     state: JobState
+    state_type: str
     state_name: str
     state_at: datetime
+    due_at: datetime | None
+    """When it may start, while it is in the queue."""
     message: str
     tags: tuple[str, ...]
+    labels: Mapping[str, object]
+    infrastructure_pid: str
     parameters: Mapping[str, Any]
     created_at: datetime
     started_at: datetime | None
@@ -57,15 +66,57 @@ class FlowRun:
             deployment_id=UUID(raw["deployment_id"]) if raw.get("deployment_id") else None,
             name=raw.get("name") or "",
             state=job_state(state["type"], state["name"]),
+            state_type=state["type"],
             state_name=state["name"],
             state_at=_time(state["timestamp"]),
+            due_at=_time(due) if (due := (state.get("state_details") or {}).get("scheduled_time")) else None,
             message=state.get("message") or "",
             tags=tuple(raw.get("tags") or ()),
+            labels=raw.get("labels") or {},
+            infrastructure_pid=raw.get("infrastructure_pid") or "",
             parameters=raw.get("parameters") or {},
             created_at=_time(raw["created"]),
             started_at=_time(raw["start_time"]) if raw.get("start_time") else None,
             ended_at=_time(raw["end_time"]) if raw.get("end_time") else None,
         )
+
+    @property
+    def owned(self) -> bool:
+        """Whether a worker says that it has the run."""
+        return bool(self.labels.get(OWNER_LABEL))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextState:
+    """A state to move runs to."""
+
+    type: str
+    name: str | None = None
+    message: str = ""
+    far: bool = False
+    """Not before `FAR_FUTURE`: held back."""
+    suspends: bool = False
+    """A pause without a process, which can be cancelled at once."""
+
+    def body(self) -> dict[str, Any]:
+        details: dict[str, Any] = {}
+        if self.far:
+            details["scheduled_time"] = FAR_FUTURE
+        elif self.type == "SCHEDULED":
+            details["scheduled_time"] = datetime.now(UTC).isoformat()
+        if self.suspends:
+            details["pause_reschedule"] = True
+        body = {"type": self.type, "name": self.name, "message": self.message, "state_details": details or None}
+        return {key: value for key, value in body.items() if value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastState:
+    """A state that a run was in."""
+
+    type: str
+    name: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,29 +180,26 @@ class FlowRuns:
         tags: Sequence[str],
         name: str,
         job_variables: Mapping[str, Any] | None = None,
-        awaiting: UUID | None = None,
+        priority: Priority = Priority.NORMAL,
+        held: Held | None = None,
     ) -> FlowRun:
-        """Create a run of the deployment `action/subject`, due now or, with `awaiting`, when that run has ended.
+        """Create a run of the deployment `action/subject`, due now or held back.
 
         Raises:
             Unavailable: the server does not answer, or nobody has deployed the action.
         """
-        state: dict[str, Any] = {"type": "SCHEDULED"}
-        if awaiting is not None:
-            state = {
-                "type": "SCHEDULED",
-                "name": AWAITING_PARENT,
-                "message": f"Waiting for the parent job {awaiting}.",
-                "state_details": {"scheduled_time": FAR_FUTURE},
-            }
+        state = NextState(type="SCHEDULED")
+        if held is not None:
+            state = NextState(type="SCHEDULED", name=held.name, message=held.sentence, far=True)
         body: dict[str, Any] = {
             "name": name,
             "parameters": dict(parameters),
-            "state": state,
+            "state": state.body(),
+            "work_queue_name": priority.work_queue,
             "tags": list(tags),
             "labels": dict(tag.split(":", 1) for tag in tags),
             # why: a request whose answer got lost is sent again and must not start the job twice
-            "idempotency_key": str(uuid4()),
+            "idempotency_key": str(new_id("flow run")),
         }
         if job_variables:
             body["job_variables"] = dict(job_variables)
@@ -184,43 +232,101 @@ class FlowRuns:
             runs += [run for raw in page if (run := FlowRun.parse(raw)) is not None]
         return runs
 
+    async def find_held(self, ids: Sequence[UUID]) -> set[UUID]:
+        """Return many of the runs that are held back, for the price of one count per page of them.
+
+        A page in which any run is not held back any more is left out as a whole.
+        """
+        found: set[UUID] = set()
+        for start in range(0, len(ids), PAGE):
+            some = ids[start : start + PAGE]
+            held = {"id": {"any_": [str(i) for i in some]}, "state": {"name": {"any_": list(HELD_STATES)}}}
+            if await self._call("POST", "/flow_runs/count", {"flow_runs": held}) == len(some):
+                found.update(some)
+        return found
+
     async def read_jobs_page(self, offset: int) -> list[FlowRun]:
         """Return a page of all runs that are jobs and due by now, last expected start first."""
         due = {"before_": datetime.now(UTC).isoformat()}
         return await self._filter({"tags": {"any_": _JOB_TAGS}, "expected_start_time": due}, offset)
 
     async def read_waiting_page(self, offset: int) -> list[FlowRun]:
-        """Return a page of the jobs that wait for their parent."""
-        return await self._filter({"tags": {"any_": _JOB_TAGS}, "state": {"name": {"any_": [AWAITING_PARENT]}}}, offset)
+        """Return a page of the jobs that are held back."""
+        return await self._filter({"tags": {"any_": _JOB_TAGS}, "state": {"name": {"any_": list(HELD_STATES)}}}, offset)
 
     async def _filter(self, flow_runs: Mapping[str, Any], offset: int) -> list[FlowRun]:
         body = {"flow_runs": flow_runs, "sort": "EXPECTED_START_TIME_DESC", "limit": PAGE, "offset": offset}
         page = await self._call("POST", "/flow_runs/filter", body)
         return [run for raw in page if (run := FlowRun.parse(raw)) is not None]
 
-    async def move(
-        self, run_id: UUID, state_type: str, name: str | None = None, message: str | None = None, *, force: bool = False
-    ) -> str:
+    async def propose(self, run_id: UUID, state: NextState) -> str:
         """Propose a state and return Prefect's verdict: ACCEPT, REJECT, ABORT or WAIT."""
-        state = {"type": state_type, "name": name, "message": message}
-        body = {"state": {k: v for k, v in state.items() if v is not None}, "force": force}
         async with self._writers:
-            answer = await self._call("POST", f"/flow_runs/{run_id}/set_state", body)
+            answer = await self._call("POST", f"/flow_runs/{run_id}/set_state", {"state": state.body()})
         return str(answer["status"])
 
-    async def move_waiting(self, ids: Sequence[UUID], state_type: str, message: str) -> None:
-        """Move those of the runs that still wait for their parent."""
-        for start in range(0, len(ids), _BULK):
+    async def move_from(
+        self,
+        ids: Sequence[UUID],
+        state: NextState,
+        *,
+        types: Sequence[str] = (),
+        names: Sequence[str] = (),
+        force: bool = False,
+    ) -> AsyncIterator[dict[UUID, datetime]]:
+        """Move those of the runs that are in one of the states, by type or by name.
+
+        Yield for one bulk after the other which runs were moved, and when. `force` passes by Prefect's rules.
+        """
+        guard = {"type": {"any_": list(types)}} if types else {}
+        guard |= {"name": {"any_": list(names)}} if names else {}
+        for start in range(0, len(ids), BULK):
+            some = [str(i) for i in ids[start : start + BULK]]
             body = {
-                "flow_runs": {
-                    "id": {"any_": [str(i) for i in ids[start : start + _BULK]]},
-                    "state": {"name": {"any_": [AWAITING_PARENT]}},
-                },
-                "state": {"type": state_type, "message": message},
-                "limit": _BULK,
+                "flow_runs": {"id": {"any_": some}, "state": guard},
+                "state": state.body(),
+                "force": force,
+                "limit": BULK,
             }
             async with self._writers:
-                await self._call("POST", "/flow_runs/bulk_set_state", body)
+                answer = await self._call("POST", "/flow_runs/bulk_set_state", body)
+            yield {
+                UUID(result["flow_run_id"]): _time(result["state"]["timestamp"])
+                for result in answer["results"]
+                if result["status"] == "ACCEPT"
+            }
+
+    async def move_one(
+        self,
+        run_id: UUID,
+        state: NextState,
+        *,
+        types: Sequence[str] = (),
+        names: Sequence[str] = (),
+        force: bool = False,
+    ) -> bool:
+        """Move a run if it is in one of the states; return whether it was."""
+        return any([moved async for moved in self.move_from([run_id], state, types=types, names=names, force=force)])
+
+    async def forget_process(self, run_id: UUID) -> None:
+        """Take the process id off a run that is back in the queue: Prefect then cancels it at once."""
+        async with self._writers:
+            await self._call("PATCH", f"/flow_runs/{run_id}", {"infrastructure_pid": ""})
+
+    async def read_history(self, run_id: UUID) -> list[PastState]:
+        """Return all states that a run was in, the first one first."""
+        raw = await self._call("GET", f"/flow_run_states/?flow_run_id={run_id}")
+        states = [PastState(type=s["type"], name=s["name"], at=_time(s["timestamp"])) for s in raw]
+        return sorted(states, key=lambda state: state.at)
+
+    async def read_online_workers(self) -> list[str]:
+        """Return the names of the workers that the server hears of."""
+        body = {"workers": {"status": {"any_": ["ONLINE"]}}, "limit": PAGE}
+        try:
+            found = await self._call("POST", f"/work_pools/{WORK_POOL}/workers/filter", body)
+        except NotFound:  # nobody has made the work pool yet
+            return []
+        return [worker["name"] for worker in found]
 
     async def delete(self, run_id: UUID) -> None:
         """Delete a flow run; absent is fine."""

@@ -20,15 +20,17 @@ from ...datasets.archive import extract_archive
 from ...datasets.disk import full_disk_as_storage_full
 from ...datasets.image_folder import canonical_paths, check_layout
 from ...datasets.manifest import RawFile, RawManifest, digest_of, hash_file
-from ...schemas.errors import Conflict, DatasetError, StorageFull
+from ...schemas.errors import Conflict, DatasetError, StorageFull, YardError
 from ..catalog import Catalog
 from ..catalog.models import Dataset, utc_now
 from .access import read_dataset
-from .datasets import DatasetStatus
+from .data_status import DatasetStatus
+from .manifests import MANIFEST, RAW
+from .orgs import refuse_full_storage
+from .settling import Settler
 
 logger = logging.getLogger(__name__)
 
-RAW, MANIFEST = "raw", "raw.json"
 _CLASS_LIST = "classes.txt"
 
 
@@ -47,9 +49,12 @@ class Upload:
 
 
 class UploadService:
-    def __init__(self, catalog: Catalog, storage: ArtifactStorage, incoming: Path, free_min_bytes: int) -> None:
+    def __init__(
+        self, catalog: Catalog, storage: ArtifactStorage, settler: Settler, incoming: Path, free_min_bytes: int
+    ) -> None:
         self._catalog = catalog
         self._storage = storage
+        self._settler = settler
         self._free_min_bytes = free_min_bytes
         # why: on the disk of a local storage a finished file becomes part of it by a rename
         self._incoming = storage.root / ".incoming" if storage.root is not None else incoming
@@ -72,9 +77,11 @@ class UploadService:
         Raises:
             Conflict: another upload to the data set is going on.
             StorageFull: there is no room for so many bytes.
+            QuotaExceeded: the org may not keep so many bytes.
         """
         async with self._catalog.writing() as session:
             row = await read_dataset(session, org, dataset_id, lock=True)
+            await refuse_full_storage(session, org, expected_bytes or 0)
             if row.status == DatasetStatus.RECEIVING:
                 raise Conflict(
                     "Another upload to this data set is being unpacked.", hint="Send the next piece when it is done."
@@ -98,15 +105,21 @@ class UploadService:
     async def _finish(self, upload: Upload) -> None:
         await asyncio.to_thread(shutil.rmtree, upload.folder, ignore_errors=True)
         await self._release(upload.org, upload.dataset_id)
+        try:
+            await self._settler.settle_dataset(upload.org, upload.dataset_id)
+        except YardError as error:  # the upload is over all the same, and the reconciler settles again
+            logger.warning("The jobs that wait for the data set %s were not settled: %s", upload.dataset_id, error)
 
     async def _release(self, org: str, dataset_id: UUID) -> None:
-        manifest = f"{layout.dataset(org, dataset_id)}/{MANIFEST}"
-        ready = await asyncio.to_thread(self._storage.exists, manifest)
-        status = DatasetStatus.READY if ready else DatasetStatus.EMPTY
+        """Let others use the data set again, as it is now."""
+        manifest = await asyncio.to_thread(self._read_manifest, layout.dataset(org, dataset_id))
+        values = {
+            "status": DatasetStatus.READY if manifest is not None else DatasetStatus.EMPTY,
+            "size_bytes": sum(file.size_bytes for file in manifest.files) if manifest is not None else 0,
+            "updated_at": utc_now(),
+        }
         async with self._catalog.writing() as session:
-            await session.execute(
-                update(Dataset).where(Dataset.id == dataset_id).values(status=status, updated_at=utc_now())
-            )
+            await session.execute(update(Dataset).where(Dataset.id == dataset_id).values(**values))
 
     def _prepare(self, folder: Path, expected_bytes: int) -> None:
         with full_disk_as_storage_full("receive the archive"):

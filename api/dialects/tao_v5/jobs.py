@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import PurePosixPath
 from typing import Annotated
 from uuid import UUID
@@ -11,17 +10,19 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from ....schemas.errors import InvalidInput, NotFound
+from ....schemas.errors import InvalidInput
 from ...body import documented, json_body
 from ...catalog.models import Job
 from ...deps import ScopeDep, ServicesDep
-from ...downloads import open_file, stored_file
+from ...downloads import open_file, stored_file, stored_text
+from ...events import log_events
 from ...services.container import Services
 from ...services.files import JobFile
-from ...services.jobs import NewJob, Owner
+from ...services.jobs import JobEnded
+from ...services.planning import Owner
 from .query import JobSort, Size, Skip, list_out, page
 from .schemas import JobIn, LogIn, ResumeIn, StatusIn
-from .translate import job_out
+from .translate import job_out, jobs_asked, speaks_55
 
 _TAR = "application/gzip"
 #: Ids that stand for all experiments or data sets in a list of jobs.
@@ -81,8 +82,8 @@ async def list_jobs(
 ) -> JSONResponse:
     """Returns the list of Jobs; `*` or `all` in place of the id lists those of the org"""
     window = page(skip, size, sort)
-    rows, total = await services.jobs.read_list(owner, window)
-    return list_out("jobs", [job_out(job, scope) for job in rows], total, window, scope)
+    views, total = await services.jobs.read_list(owner, window)
+    return list_out("jobs", [job_out(view, scope) for view in views], total, window, scope)
 
 
 @_jobs.post("", status_code=201, summary="Run Jobs", openapi_extra=documented(JobIn))
@@ -90,34 +91,45 @@ async def run_job(
     owner: OwnerDep, services: ServicesDep, body: Annotated[JobIn, Depends(json_body(JobIn))]
 ) -> JSONResponse:
     """Asynchronously starts an action and returns the corresponding Job ID"""
-    if body.specs is not None and "cluster" in body.specs:
-        raise InvalidInput("specs.cluster: the place where a job runs cannot be chosen.", hint="Leave it out.")
-    asked = NewJob(
-        action=body.action,
-        parent_id=body.parent_job_id,
-        spec=body.specs,
-        name=body.name or "",
-        description=body.description or "",
-        num_gpu=body.num_gpu,
-        platform=body.platform,
-    )
-    return JSONResponse(str(await services.jobs.run(owner, asked)), 201)
+    asked = jobs_asked(body)
+    for job in asked:
+        if isinstance(job.spec, dict) and "cluster" in job.spec:
+            raise InvalidInput("specs.cluster: the place where a job runs cannot be chosen.", hint="Leave it out.")
+    ids = [str(job_id) for job_id in await services.jobs.run_chain(owner, asked)]
+    return JSONResponse(ids if body.actions is not None else ids[0], 201)
 
 
 @_jobs.post("/{job_id}:cancel", summary="Cancel Job")
-async def cancel_job(job_id: UUID, owner: OwnerDep, services: ServicesDep) -> JSONResponse:
-    """Asks for the end of the job; a training job keeps its checkpoints"""
-    await services.jobs.cancel(owner, job_id)
-    return JSONResponse({})
+async def cancel_job(job_id: UUID, owner: OwnerDep, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
+    """Asks for the end of the job; for clients before 5.5 cancel or pause training"""
+    if not speaks_55(scope):
+        await services.jobs.cancel_or_pause(owner, job_id)
+        return JSONResponse({})
+    try:
+        await services.jobs.cancel(owner, job_id)
+    except JobEnded as error:
+        return JSONResponse({"message": error.hint}, 201)
+    return JSONResponse({"message": f"Job {job_id} is being canceled."})
+
+
+@_jobs.post("/{job_id}:pause", summary="Pause Job")
+async def pause_job(job_id: UUID, owner: OwnerDep, services: ServicesDep) -> JSONResponse:
+    """Lets the job save a checkpoint and free its worker - train/retrain only"""
+    await services.jobs.pause(owner, job_id)
+    return JSONResponse({"message": f"Job {job_id} is being paused."})
 
 
 @_resumable.post("/{job_id}:resume", summary="Resume Job", openapi_extra=documented(ResumeIn))
 async def resume_job(
-    job_id: UUID, owner: OwnerDep, services: ServicesDep, body: Annotated[ResumeIn, Depends(json_body(ResumeIn))]
+    job_id: UUID,
+    owner: OwnerDep,
+    scope: ScopeDep,
+    services: ServicesDep,
+    body: Annotated[ResumeIn, Depends(json_body(ResumeIn))],
 ) -> JSONResponse:
     """Resumes a cancelled or paused job - train/retrain only"""
     await services.jobs.resume(owner, job_id, parent_id=body.parent_job_id, spec=body.specs)
-    return JSONResponse({})
+    return JSONResponse({"message": f"Job {job_id} goes on."} if speaks_55(scope) else {})
 
 
 @_jobs.head("/{job_id}:download", include_in_schema=False)
@@ -155,44 +167,60 @@ async def download_selective_files(
 
 
 @_jobs.get("/{job_id}/logs", summary="Get Job logs", response_class=Response)
-async def read_logs(job: JobDep, request: Request, services: ServicesDep) -> Response:
+async def read_logs(
+    job: JobDep,
+    request: Request,
+    services: ServicesDep,
+    follow: Annotated[bool, Query(description="Send lines as server-sent events, as they come")] = False,
+    cursor: Annotated[str | None, Query(max_length=40, description="Follow from the event with this id on")] = None,
+) -> Response:
     """Returns the job logs"""
-    return await _log(request, services, services.files.log_path(job))
+    paths = await services.files.log_paths(job)
+    if follow:
+        return log_events(request, services, job, request.headers.get("last-event-id") or cursor)
+    return await stored_text(request, services.storage, paths, media_type="text/plain; charset=utf-8")
 
 
 @_jobs.get("/{job_id}:status_update", summary="Posts status for the job")
 @_jobs.post("/{job_id}:status_update", summary="Posts status for the job", openapi_extra=documented(StatusIn))
 async def update_status(
-    job: JobDep, scope: ScopeDep, services: ServicesDep, body: Annotated[StatusIn, Depends(json_body(StatusIn))]
+    job: JobDep,
+    owner: OwnerDep,
+    scope: ScopeDep,
+    services: ServicesDep,
+    body: Annotated[StatusIn, Depends(json_body(StatusIn))],
 ) -> JSONResponse:
     """Saves received content to status file"""
     if body.status is not None:
         await services.reports.add_status(job, body.status)
-    return JSONResponse(job_out(job, scope))
+    return JSONResponse(job_out(await services.jobs.read_view(owner, job.id), scope))
 
 
 @_jobs.get("/{job_id}:log_update", summary="Posts log for the job")
 @_jobs.post("/{job_id}:log_update", summary="Posts log for the job", openapi_extra=documented(LogIn))
 async def update_log(
-    job: JobDep, scope: ScopeDep, services: ServicesDep, body: Annotated[LogIn, Depends(json_body(LogIn))]
+    job: JobDep,
+    owner: OwnerDep,
+    scope: ScopeDep,
+    services: ServicesDep,
+    body: Annotated[LogIn, Depends(json_body(LogIn))],
 ) -> JSONResponse:
     """Saves received content to log file"""
     if body.log_contents:
         await services.reports.add_log(job, body.log_contents)
-    return JSONResponse(job_out(job, scope))
+    return JSONResponse(job_out(await services.jobs.read_view(owner, job.id), scope))
 
 
 @_jobs.get("/{job_id}", summary="Retrieve Job")
-async def get_job(job: JobDep, scope: ScopeDep) -> JSONResponse:
+async def get_job(job_id: UUID, owner: OwnerDep, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the Job"""
-    return JSONResponse(job_out(job, scope))
+    return JSONResponse(job_out(await services.jobs.read_view(owner, job_id), scope))
 
 
 @_jobs.delete("/{job_id}", summary="Delete Job")
-async def delete_job(job_id: UUID, owner: OwnerDep, services: ServicesDep) -> JSONResponse:
-    """Deletes a job that has ended, with its files"""
-    await services.jobs.delete(owner, job_id)
-    return JSONResponse({})
+async def delete_job(job: JobDep, services: ServicesDep) -> JSONResponse:
+    """Deletes a job that has ended, with its files; says how many bytes that freed"""
+    return JSONResponse({"freed_bytes": await services.cleanup.delete_job(job.org, job.id)})
 
 
 router = APIRouter()
@@ -209,21 +237,10 @@ for _prefix, _enter, _tag, _parts in (
 async def _single(request: Request, services: Services, file: JobFile) -> Response:
     """Return one file as it is."""
     name = PurePosixPath(file.name).name
-    if file.path is None:
+    if not file.paths:
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(file.content, media_type="application/octet-stream", headers=headers)
-    size_bytes = await asyncio.to_thread(services.storage.size, file.path)
-    return stored_file(
-        request, services.storage, file.path, size_bytes, media_type="application/octet-stream", name=name
-    )
-
-
-async def _log(request: Request, services: Services, path: str) -> Response:
-    try:
-        size_bytes = await asyncio.to_thread(services.storage.size, path)
-    except NotFound as error:
-        raise NotFound("Logs not found.") from error
-    return stored_file(request, services.storage, path, size_bytes, media_type="text/plain; charset=utf-8")
+    return await stored_text(request, services.storage, file.paths, media_type="application/octet-stream", name=name)
 
 
 def _uuid(name: str, text: str) -> UUID:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import unicodedata
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    model_validator,
+)
 
 INT_MAX = 2**63 - 1
 
@@ -29,6 +38,27 @@ def _telemetry_only(variables: dict[str, str]) -> dict[str, str]:
     return variables
 
 
+def _moment(value: object) -> datetime:
+    """Return a moment of the future from seconds since 1970 or from ISO 8601."""
+    try:
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            moment = datetime.fromtimestamp(value, UTC)
+        else:
+            raise ValueError("it is neither a number nor text")
+    except (ValueError, OverflowError, OSError) as error:
+        raise ValueError("it is neither seconds since 1970 nor an ISO 8601 time") from error
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("it is out of bounds") from error
+    if moment <= datetime.now(UTC):
+        raise ValueError("it is in the past")
+    return moment
+
+
 Line36 = Annotated[str, StringConstraints(max_length=36), AfterValidator(_one_line)]
 Line100 = Annotated[str, StringConstraints(max_length=100), AfterValidator(_one_line)]
 Line250 = Annotated[str, StringConstraints(max_length=250), AfterValidator(_one_line)]
@@ -39,6 +69,8 @@ Text1000 = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_pr
 Text5000 = Annotated[str, StringConstraints(max_length=5000), AfterValidator(_printable)]
 Variables = Annotated[dict[str, str], AfterValidator(_telemetry_only)]
 Count = Annotated[int, Field(ge=0, le=INT_MAX)]
+Seconds = Annotated[float, Field(gt=0, le=366 * 86_400)]
+Moment = Annotated[datetime, PlainValidator(_moment, json_schema_input_type=float | str)]
 
 ActionWord = Literal[
     "dataset_convert",
@@ -228,13 +260,38 @@ class ExperimentIn(AutomlSettings):
 
 
 class JobIn(_Body):
-    action: ActionWord
+    """Body of job POST. `actions`, `priority` and the limits go beyond the document."""
+
+    action: ActionWord | None = None
+    actions: list[ActionWord] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=20,
+        description="Instead of action: one job each, all or none; specs are then by action.",
+    )
     description: Text1000 | None = None
+    expires_at: Moment | None = Field(default=None, description="Seconds since 1970 or ISO 8601; UTC without a zone.")
+    max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
+    max_pending_time: Seconds | None = Field(default=None, description="Seconds in the queue.")
+    max_run_time: Seconds | None = Field(default=None, description="Seconds with workers, all attempts together.")
     name: Line500 | None = None
     num_gpu: Count | None = None
     parent_job_id: UUID | None = None
     platform: Platform | None = None
+    priority: Literal["high", "normal", "low"] | None = None
     specs: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> JobIn:
+        if (self.action is None) == (self.actions is None):
+            raise ValueError("exactly one of action and actions is required")
+        if self.actions is not None:
+            for action, spec in (self.specs or {}).items():
+                if action not in self.actions:
+                    raise ValueError(f"specs: {action[:100]!r} is none of the actions")
+                if not isinstance(spec, dict):
+                    raise ValueError(f"specs.{action}: it is no object")
+        return self
 
 
 class ResumeIn(_Body):

@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ....schemas.attempts import Priority
 from ....schemas.results import JobResult
 from ....schemas.states import JobState
-from ...catalog.models import Job
 from ...deps import Scope
-from ...services.datasets import DatasetStatus, DatasetView
+from ...services.data_status import DatasetStatus
+from ...services.datasets import DatasetView
 from ...services.experiments import ExperimentView
+from ...services.planning import Limits, NewJob
+from ...services.reasons import JobView
 from ...services.specs import dataset_actions
-from .schemas import AutomlSettings, DatasetIn, ExperimentIn
+from ...services.usage import Use
+from .schemas import AutomlSettings, DatasetIn, ExperimentIn, JobIn
 
 _STATUS = {
     JobState.WAITING: "Pending",
@@ -33,7 +37,15 @@ _STATUS_55 = _STATUS | {
     JobState.CANCELLING: "Canceling",
     JobState.PAUSED: "Paused",
 }
-_DETAILED = {"Pending": "PENDING", "Running": "RUNNING", "Done": "SUCCESS", "Error": "FAILURE"}
+_DETAILED = {
+    "Pending": "PENDING",
+    "Running": "RUNNING",
+    "Pausing": "RUNNING",
+    "Canceling": "RUNNING",
+    "Paused": "PAUSED",
+    "Done": "SUCCESS",
+    "Error": "FAILURE",
+}
 
 _DATASET_STATUS = {
     DatasetStatus.EMPTY: "starting",
@@ -179,11 +191,47 @@ def experiment_out(view: ExperimentView, scope: Scope) -> dict[str, Any]:
     }
 
 
-def job_out(job: Job, scope: Scope) -> dict[str, Any]:
-    words = _STATUS_55 if scope.lists_are_objects else _STATUS
+def jobs_asked(body: JobIn) -> list[NewJob]:
+    """Return the jobs that a body asks for, in order."""
+    several = body.actions is not None
+    actions: list[str] = [*(body.actions or ()), *([body.action] if body.action is not None else ())]
+    return [
+        NewJob(
+            action=action,
+            parent_id=body.parent_job_id,
+            spec=(body.specs or {}).get(action) if several else body.specs,
+            name=body.name or "",
+            description=body.description or "",
+            num_gpu=body.num_gpu,
+            platform=body.platform,
+            priority=Priority[body.priority.upper()] if body.priority else Priority.NORMAL,
+            limits=Limits(
+                max_attempts=body.max_attempts,
+                max_run_s=body.max_run_time,
+                max_pending_s=body.max_pending_time,
+                expires_at=body.expires_at,
+            ),
+        )
+        for action in actions
+    ]
+
+
+def job_out(view: JobView, scope: Scope) -> dict[str, Any]:
+    job = view.row
+    words = _STATUS_55 if speaks_55(scope) else _STATUS
     status = words[JobState(job.state)]
     stats = {"file_size": job.tar_size_bytes, "sha256_digest": job.tar_sha256} if job.tar_size_bytes else {}
     owner = {"experiment_id": _text(job.experiment_id)} if job.experiment_id else {"dataset_id": _text(job.dataset_id)}
+    extra = {
+        "num_gpu": job.num_gpu,
+        "platform": job.platform,
+        "priority": Priority(job.priority).name.lower() if job.priority != Priority.NORMAL else None,
+        "max_attempts": job.max_attempts,
+        "max_run_time": job.max_run_s,
+        "max_pending_time": job.max_pending_s,
+        "expires_at": time_out(job.expires_at) if job.expires_at is not None else None,
+        "usage": use_out(view.use, view.currency, job.size_bytes) if view.use is not None else None,
+    }
     return {
         "id": str(job.id),
         "parent_id": _text(job.parent_id),
@@ -191,19 +239,35 @@ def job_out(job: Job, scope: Scope) -> dict[str, Any]:
         "created_on": time_out(job.created_at),
         "last_modified": time_out(job.updated_at),
         "status": status,
-        "result": _result_out(job, status),
+        "result": _result_out(view, status),
         "specs": job.spec,
         "job_tar_stats": stats,
         "name": job.name,
         "description": job.description,
-        **({"num_gpu": job.num_gpu} if job.num_gpu is not None else {}),
-        **({"platform": job.platform} if job.platform is not None else {}),
+        **{name: value for name, value in extra.items() if value is not None},
         **owner,
     }
 
 
-def _result_out(job: Job, status: str) -> dict[str, Any]:
-    message = job.message or _message(job)
+def use_out(use: Use, currency: str, storage_bytes: int | None = None) -> dict[str, Any]:
+    return {
+        "attempts": use.attempts,
+        "run_hours": round(use.seconds / 3600, 6),
+        "cpu_hours": round(use.cpu_seconds / 3600, 6),
+        "gpu_hours": round(use.gpu_seconds / 3600, 6),
+        "cost": round(use.cost, 6),
+        "currency": currency,
+        **({"storage_bytes": storage_bytes} if storage_bytes is not None else {}),
+    }
+
+
+def speaks_55(scope: Scope) -> bool:
+    """Tell whether the client knows the words and answers that came with release 5.5."""
+    return scope.caller.release >= (5, 5)
+
+
+def _result_out(view: JobView, status: str) -> dict[str, Any]:
+    job, message = view.row, view.message
     moment = time_out(job.progress_at or job.state_at)
     out: dict[str, Any] = {
         "detailed_status": {
@@ -276,21 +340,6 @@ def _curves(history: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return out
-
-
-def _message(job: Job) -> str:
-    """Return what to say of a job that has said nothing itself."""
-    return {
-        JobState.WAITING: f"Waiting for the parent job {job.parent_id}.",
-        JobState.PENDING: "Waiting for a free worker.",
-        JobState.RUNNING: "Running.",
-        JobState.PAUSING: "Being paused.",
-        JobState.CANCELLING: "Being cancelled.",
-        JobState.PAUSED: "Paused.",
-        JobState.CANCELLED: "Cancelled.",
-        JobState.DONE: "Done.",
-        JobState.FAILED: "Failed.",
-    }[JobState(job.state)]
 
 
 def _cloud_details(given: Mapping[str, Any]) -> dict[str, Any]:
