@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # No cloud, no hub: what is not installed is not there.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test test-fast check format bench clean
+.PHONY: setup demo test test-fast faults check format bench clean
 
 setup: $(STAMP)
 
@@ -25,6 +25,12 @@ test: setup
 test-fast: setup
 	$(BIN)/pytest -m "not slow"
 
+# Twenty minutes: real training under SIGKILLs at random moments. `make faults POINTS=40 SEED=7` for less.
+POINTS ?= 200
+SEED ?= 1
+faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run.py --points $(POINTS) --seed $(SEED)
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,6 +47,7 @@ bench: setup
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/start_latency.py
 	$(BIN)/python benchmarks/post_to_step.py
+	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/idle_memory.py
 	$(BIN)/python benchmarks/demo_splits.py
 
