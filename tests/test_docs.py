@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.deployments.settings import YardSettings
+from prefect_trainyard.deployments.worker_settings import WorkerSettings
 from support import QUICK_TRAIN, ROOT
 
 
@@ -24,6 +26,20 @@ def settings_table() -> str:
 
 def test_the_table_of_settings_is_complete() -> None:
     assert settings_table() in (ROOT / "docs" / "yard.md").read_text()
+
+
+def test_the_variables_of_the_facade_are_as_they_are_told() -> None:
+    rows = re.findall(r"^\| `TRAINYARD_API_(\w+)` \| `(.*?)` \| (.*) \|$", (ROOT / "docs/yard.md").read_text(), re.M)
+    assert rows
+    for name, default, meaning in rows:
+        field = ApiSettings.model_fields[name.lower()]
+        assert (default, meaning) == (str(field.default), field.description)
+
+
+def test_every_variable_of_a_worker_in_the_documents_is_there() -> None:
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for name in re.findall(r"TRAINYARD_WORKER_([A-Z_]+)\b", page.read_text()):
+            assert name.lower().strip("_") in {"", *WorkerSettings.model_fields}, f"{page.name}: {name}"
 
 
 def test_links_lead_somewhere() -> None:

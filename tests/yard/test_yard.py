@@ -45,6 +45,13 @@ def test_every_part_answers(home: Path) -> None:
         assert status[url].startswith("http://127.0.0.1:")
 
 
+def test_every_priority_has_a_queue_and_what_has_none_is_in_the_middle(home: Path) -> None:
+    prefect = f"{read_status(home)['prefect_url']}/api/work_pools/trainyard"
+    queues = httpx.post(f"{prefect}/queues/filter", json={}).json()
+    assert {queue["name"]: queue["priority"] for queue in queues} == {"high": 1, "default": 2, "low": 3}
+    assert httpx.get(prefect).json()["default_queue_id"] in [q["id"] for q in queues if q["name"] == "default"]
+
+
 def test_nothing_listens_beyond_loopback(home: Path) -> None:
     for part in read_status(home)["parts"].values():
         process = psutil.Process(part["pid"])
