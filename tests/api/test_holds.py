@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from facade_support import Member, image_tar, make_tar
+from prefect_trainyard.api.catalog import Catalog
+from prefect_trainyard.api.catalog.models import Job, utc_now
 from prefect_trainyard.api.services.orgs import set_quota
+from prefect_trainyard.api.services.settling import DECIDED
+from prefect_trainyard.schemas.states import JobState
 from support import poll
 
 
@@ -157,6 +162,24 @@ def test_a_whole_tree_is_told_why_it_ends(ann: Member) -> None:
     poll(lambda: {state_of(ann, i) for i in (*chain[1:], branch)} == {"Failed"}, "Prefect to know", 30)
     log = ann.client.get(f"{owner}/jobs/{chain[-1]}/logs").text
     assert chain[-2] in log and log.endswith("\nError EOF\n")
+
+
+def test_an_end_that_was_decided_just_before_a_crash_reaches_prefect(ann: Member) -> None:
+    owner = f"experiments/{ann.ready()}"
+    child = ann.start(owner, "train", parent_job_id=ann.start(owner, "train"))
+
+    async def decide() -> None:
+        catalog = Catalog(ann.facade.settings.database_url)
+        async with catalog.writing() as session:
+            job = await session.get_one(Job, UUID(child))
+            job.state, job.state_name, job.message, job.ended_at = JobState.FAILED, DECIDED, "lost", utc_now()
+        await catalog.close()
+
+    asyncio.run(decide())
+    poll(lambda: state_of(ann, child) == "Failed", "Prefect to know", 30)
+    assert ann.facade.prefect.run(child)["state"]["message"] == "lost"
+    assert ann.job(owner, child)["status"] == "Error"
+    assert ann.client.get(f"{owner}/jobs/{child}/logs").text.endswith("lost\nError EOF\n")
 
 
 def test_the_last_of_a_long_chain_of_done_jobs_starts(ann: Member) -> None:

@@ -5,8 +5,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from prefect.states import Cancelling
 from prefect_trainyard.schemas.attempts import CRASHES_LABEL, OWNER_LABEL, WORKER_LABEL, read_attempts
-from station import Process, Station, eventually, is_alive, read, read_again
+from station import Process, Station, eventually, free_port, is_alive, read, read_again
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -83,3 +84,14 @@ def test_run_finds_its_attempt_and_the_grace_in_its_environment(
     eventually(lambda: not spool.exists())
     labels = eventually(lambda: (found := station.labels(run))[OWNER_LABEL] == "" and found)
     assert len(read_attempts(labels)) == 1
+
+
+def test_a_server_out_of_the_reach_of_a_process_costs_no_attempt(station: Station, out: Path) -> None:
+    nobody = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
+    run = station.submit("hold", parameters={"out": str(out)}, max_attempts=1, env=nobody)
+    eventually(lambda: len(read_attempts(station.labels(run))) >= 2)
+    assert "Scheduled: The Prefect server was away." in station.history(run)
+    assert CRASHES_LABEL not in station.labels(run)
+    station.client.set_flow_run_state(run.id, Cancelling())
+    station.wait(run, "Cancelled")
+    assert not out.exists()
