@@ -22,7 +22,7 @@ from ..catalog.models import Dataset, Job, utc_now
 from .access import read_dataset, read_experiment, read_job
 from .busy import BusyJobs
 from .holds import Doomed, Held
-from .joblog import reopen_log, start_log
+from .joblog import end_log, reopen_log, start_log
 from .orgs import refuse_full_storage
 from .paging import Page, read_page
 from .planning import NewJob, Owner, Plan, Planner
@@ -200,6 +200,7 @@ class JobService:
         if found is not None:
             state = NextState(type="SCHEDULED", name=found.name, message=found.sentence, far=True)
         if not await self._runs.move_one(job_id, state, types=["PAUSED", "CANCELLED"]):
+            await asyncio.to_thread(end_log, self._storage, owner.org, job_id, JobState(job.state))
             raise ActionNotAllowed("The job was changed in Prefect meanwhile.", hint="Look at it again.")
 
     async def _refuse_cycle(self, job_id: UUID, parent_id: UUID) -> None:
