@@ -25,7 +25,7 @@ test: setup
 test-fast: setup
 	$(BIN)/pytest -m "not slow"
 
-# Twenty minutes: real training under SIGKILLs at random moments. `make faults POINTS=40 SEED=7` for less.
+# Half an hour: real training under SIGKILLs at random moments. `make faults POINTS=40 SEED=7` for less.
 POINTS ?= 200
 SEED ?= 1
 faults: setup
