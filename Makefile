@@ -48,6 +48,7 @@ bench: setup
 	$(BIN)/python benchmarks/start_latency.py
 	$(BIN)/python benchmarks/post_to_step.py
 	$(BIN)/python benchmarks/recovery.py
+	$(BIN)/python benchmarks/chain.py
 	$(BIN)/python benchmarks/idle_memory.py
 	$(BIN)/python benchmarks/demo_splits.py
 
