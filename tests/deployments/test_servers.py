@@ -119,8 +119,7 @@ def test_stock_command_line_starts_the_worker(station: Station) -> None:
         assert {"cpus", "gpus", "env"} <= set(variables)
         assert "command" not in variables
         worker.terminate()
-        # Prefect's own command line may take long to hand over its last events.
-        eventually(lambda: worker.poll() is not None, 90)
+        worker.wait(30)
         eventually(lambda: not any(process.is_running() for process in family))
     finally:
         worker.kill()

@@ -20,10 +20,8 @@ _MAX_ATTEMPTS_BEFORE = 3
 IN_FLIGHT = 4
 #: A job that Prefect calls Running has a process, or another one soon.
 NO_PROCESS_S = 35.0
-#: What a process may take to end after its job. It waits for a server that is away, to hand over its last lines.
+#: What a process may take to end after its job.
 AFTERWARDS_S = 12.0
-#: The server was away when nobody has reached it for so long.
-AWAY_S = 2.0
 
 _HELD = "SCHEDULED"
 _FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -86,7 +84,6 @@ class Traffic:
         self.violations: list[tuple[str, str, str]] = []
         self.losses_max = MAX_ATTEMPTS - 2
         self._flagged: set[tuple[str, str]] = set()
-        self._reached_at = self._in_touch_since = 0.0
 
     # --- requests
 
@@ -137,10 +134,6 @@ class Traffic:
         open_jobs = [job for job in list(self.jobs) if job.posted and not job.ended]
         found = self.yard.states([job.id for job in open_jobs])
         now = time.monotonic()
-        if open_jobs:
-            if now - self._reached_at > AWAY_S:
-                self._in_touch_since = now
-            self._reached_at = now
         for job in open_jobs:
             run = found.get(job.id)
             if run is None:
@@ -156,8 +149,7 @@ class Traffic:
         running = self.watch.running()
         for job in self.jobs:
             resting = job.ended or job.type in ("PAUSED", _HELD)
-            since = max(job.since, self._in_touch_since)
-            if resting and job.id in running and now - since > AFTERWARDS_S:
+            if resting and job.id in running and now - job.since > AFTERWARDS_S:
                 self._flag("orphan process", job, f"{running[job.id]} {AFTERWARDS_S:.0f} s after {job.type}")
             if job.id in running or job.type not in ("RUNNING", "CANCELLING"):
                 job.bare_since = None
