@@ -210,7 +210,9 @@ class LocalRun:
             LIMIT_LABEL: assignment.max_attempts,
             f"{ATTEMPT_LABEL}{self._attempt}": attempt.model_dump_json(),
         }
-        await place.runs.label(self.flow_run.id, labels)
+        _, is_taken = await asyncio.gather(place.runs.label(self.flow_run.id, labels), self._confirm_taken())
+        if not is_taken:
+            self.drop()
         self._announced_at = time.monotonic()
         assert self._taken_at is not None
         if self._announced_at - self._taken_at > _START_S:
@@ -218,6 +220,13 @@ class LocalRun:
             if now is None or now.state_type != "PENDING" or now.owner != place.owner:
                 self.drop()
         return not self._dropped.is_set()
+
+    async def _confirm_taken(self) -> bool:
+        """Look whether the run was stopped in the moment in which we took it."""
+        state = self.flow_run.state
+        if state is None or state.name != "Pending":  # taken by Prefect itself, for a run without a deployment
+            return True
+        return await self._place.runs.confirm_taken(self.flow_run.id, str(state.id))
 
     async def _run_process(self, assignment: Assignment) -> int:
         place, run_id = self._place, self.flow_run.id

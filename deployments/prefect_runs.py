@@ -21,6 +21,7 @@ import httpx
 
 from ..schemas.attempts import OWNER_LABEL
 from ..schemas.errors import NotFound, Unavailable, YardError
+from .swaps import find_swap, put_back, swap
 
 _PAGE = 200
 _TIMEOUT_S = 15.0
@@ -205,16 +206,20 @@ class PrefectRuns:
 
     async def move(self, run: Run, state: NewState, *, force: bool = True) -> bool:
         """Set the next state of a run unless it has left the state in which it was read; False says it has."""
-        body = {
-            "flow_runs": {
-                "id": {"any_": [str(run.id)]},
-                "state": {"type": {"any_": [run.state_type]}, "name": {"any_": [run.state_name]}},
-            },
-            "state": state.dump(),
-            "force": force,
-        }
-        results = (await self._call("POST", "/flow_runs/bulk_set_state", body)).json()["results"]
-        return any(result["status"] == "ACCEPT" for result in results)
+        types, names = [run.state_type], [run.state_name]
+        done = await swap(self._json, run.id, state.dump(), types=types, names=names, force=force)
+        if done is not None and done.before["id"] != run.state_id:
+            await put_back(self._json, run.id, done)
+            return False
+        return done is not None and done.now["type"] == state.type
+
+    async def confirm_taken(self, run_id: UUID, state_id: str) -> bool:
+        """Tell whether the Pending state of a run came after Scheduled; what else it replaced is put back."""
+        done = await find_swap(self._json, run_id, state_id)
+        if done is None or done.before["type"] == "SCHEDULED":
+            return True
+        await put_back(self._json, run_id, done)
+        return False
 
     async def label(self, run_id: UUID, labels: Mapping[str, str | int]) -> None:
         """Add labels to a run; one that is deleted is left in peace."""
@@ -254,6 +259,9 @@ class PrefectRuns:
         body = {"name": worker, "heartbeat_interval_seconds": interval_s}
         response = await self._client.post(f"/work_pools/{work_pool}/workers/heartbeat", json=body, timeout=4.0)
         response.raise_for_status()
+
+    async def _json(self, method: str, path: str, body: object) -> Any:
+        return (await self._call(method, path, body)).json()
 
     async def _call(self, method: str, path: str, body: object = None) -> httpx.Response:
         loop = asyncio.get_running_loop()

@@ -16,13 +16,15 @@ class BusyJobs:
         self._freed = asyncio.Event()
 
     @asynccontextmanager
-    async def changing(self, ids: Collection[UUID]) -> AsyncIterator[None]:
-        """Hold all of the jobs, as soon as nobody else holds one of them."""
+    async def changing(self, ids: Collection[UUID]) -> AsyncIterator[bool]:
+        """Hold all of the jobs, as soon as nobody else holds one of them; yield whether that took a wait."""
+        waited = False
         while not self._held.isdisjoint(ids):
+            waited = True
             await self._freed.wait()
         self._held.update(ids)
         try:
-            yield
+            yield waited
         finally:
             self._held.difference_update(ids)
             self._freed.set()

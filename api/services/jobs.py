@@ -224,6 +224,9 @@ class JobService:
         async with self._busy.changing([job.id]):
             run = await stop_run(self._runs, job.id, how, message)
         await self._projection.apply(run)
+        if run.state in FINAL:
+            # The projector may have been faster and still be busy with the children: who is answered finds them ended.
+            await self._settler.settle_after(job, run.state)
 
     @staticmethod
     async def _read(session: AsyncSession, owner: Owner, job_id: UUID) -> Job:

@@ -80,8 +80,9 @@ class Projection:
             return False
         if _is_news(job, run):
             # why: a late end of the log must not come after somebody has resumed the job
-            async with self._busy.changing([run.id]):
-                stopped = await self._write(run)
+            async with self._busy.changing([run.id]) as waited:
+                # What was read before may have been put right by whoever was busy with the job.
+                stopped = await self._write(await self._runs.read(run.id) if waited else run)
             if stopped is not None:
                 await self._settler.settle_after(job, stopped)
         return True

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import httpx
 
+from ...deployments.swaps import Swap, put_back, swap
 from ...schemas.actions import Action
 from ...schemas.attempts import OWNER_LABEL, Priority
 from ...schemas.errors import Conflict, NotFound, Unavailable, YardError
@@ -307,6 +308,18 @@ class FlowRuns:
     ) -> bool:
         """Move a run if it is in one of the states; return whether it was."""
         return any([moved async for moved in self.move_from([run_id], state, types=types, names=names, force=force)])
+
+    async def swap(
+        self, run_id: UUID, state: NextState, *, types: Sequence[str] = (), names: Sequence[str] = ()
+    ) -> Swap | None:
+        """Move a run by force if it is in one of the states; return what was replaced by what, None if nothing was."""
+        async with self._writers:
+            return await swap(self._call, run_id, state.body(), types=types, names=names)
+
+    async def put_back(self, run_id: UUID, wrong: Swap) -> None:
+        """Set the state again that should not have been replaced."""
+        async with self._writers:
+            await put_back(self._call, run_id, wrong)
 
     async def forget_process(self, run_id: UUID) -> None:
         """Take the process id off a run that is back in the queue: Prefect then cancels it at once."""

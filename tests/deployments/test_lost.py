@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.states import Pending, Running
+from prefect.states import Completed, Pending, Running, Scheduled
 from prefect_trainyard.deployments import handover
+from prefect_trainyard.deployments.ends import Loss, settle
 from prefect_trainyard.deployments.handover import Reaper
+from prefect_trainyard.deployments.prefect_runs import PrefectRuns
 from prefect_trainyard.deployments.processes import OWNER_VARIABLE, leftovers, this_machine, this_process
 from prefect_trainyard.deployments.scratch import Scratch, sweep
 from prefect_trainyard.deployments.warm_worker import TrainyardWorker
@@ -81,6 +84,65 @@ def test_stop_of_a_run_whose_worker_is_dead_ends_by_its_name(
     look()
     assert station.state(run).name == expected
     assert CRASHES_LABEL not in station.labels(run)
+
+
+@pytest.mark.parametrize(
+    ("between", "expected"),
+    [
+        (State(type=StateType.CANCELLING, name="Pausing"), "Suspended"),
+        (State(type=StateType.CANCELLING, name="Cancelling"), "Cancelled"),
+        (Completed(message="Well done."), "Completed"),
+    ],
+)
+def test_what_happens_to_a_run_while_it_is_given_back_is_not_lost(
+    station: Station, pool: str, between: State[Any], expected: str
+) -> None:
+    """Prefect looks at a state in one transaction and replaces it in another."""
+    run = make(station, pool, Running(), {OWNER_LABEL: DEAD})
+
+    class LateRuns(PrefectRuns):
+        is_late = True
+
+        async def _call(self, method: str, path: str, body: Any = None) -> httpx.Response:
+            if path == "/flow_runs/bulk_set_state" and self.is_late:
+                self.is_late = False
+                station.client.set_flow_run_state(run.id, between, force=True)
+                body = {**body, "flow_runs": {"id": body["flow_runs"]["id"]}}
+            return await super()._call(method, path, body)
+
+    async def give_back() -> None:
+        runs = LateRuns(station.environment["PREFECT_API_URL"])
+        try:
+            await settle(runs, await runs.read(run.id), Loss(cause="The worker of this run died."))
+        finally:
+            await runs.close()
+
+    asyncio.run(give_back())
+    assert station.state(run).name == expected
+    assert station.labels(run)[OWNER_LABEL] == ""
+    assert CRASHES_LABEL not in station.labels(run)
+
+
+def test_a_run_that_is_paused_while_a_worker_takes_it_stays_paused(station: Station, pool: str) -> None:
+    run = station.submit("hold", pool, {"out": "nowhere"})
+    suspended = State[Any](type=StateType.PAUSED, name="Suspended", state_details={"pause_reschedule": True})
+
+    async def take(between: State[Any] | None) -> bool:
+        runs = PrefectRuns(station.environment["PREFECT_API_URL"])
+        try:
+            if between is not None:
+                station.client.set_flow_run_state(run.id, between, force=True)
+            taken = station.client.set_flow_run_state(run.id, Pending(), force=True)
+            assert taken.state is not None
+            return await runs.confirm_taken(run.id, str(taken.state.id))
+        finally:
+            await runs.close()
+
+    assert not asyncio.run(take(suspended))
+    assert station.state(run).name == "Suspended"
+    station.client.set_flow_run_state(run.id, Scheduled(), force=True)
+    assert asyncio.run(take(None))
+    assert station.state(run).name == "Pending"
 
 
 def test_worker_of_another_machine_is_lost_when_the_server_has_not_heard_of_it(
