@@ -26,6 +26,9 @@ from .prefect_internals import refresh_settings, run_engine, run_hooks
 #: Exit status of a run whose Prefect server was away: EX_TEMPFAIL of sysexits.h.
 SERVER_AWAY = 75
 
+#: A process has so long to end once its run is over.
+_FAREWELL_S = 5.0
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -173,7 +176,15 @@ def _do(job: dict[str, Any]) -> None:
 
 
 def _leave(status: int) -> None:
-    """End as an interpreter does, logs shipped and all, without taking the libraries apart piece by piece."""
+    """End as an interpreter does, logs shipped and all, without taking the libraries apart piece by piece.
+
+    Prefect tries for 20 s to ship the last lines and events to a server that is away. The run is over by then and its
+    log is in the storage, so its process does not stay for them.
+    """
+    timer = threading.Timer(_FAREWELL_S, os._exit, [status])
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # no more threads: then nothing else can be going on either
+        timer.start()
     with contextlib.suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]
     with contextlib.suppress(BaseException):

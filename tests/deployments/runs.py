@@ -123,6 +123,19 @@ def with_hooks(out: str) -> None:
     time.sleep(300)
 
 
+def _wait_in_hook(flow: object, flow_run: object, state: object) -> None:
+    out = flow_run.parameters["out"]  # type: ignore[attr-defined]
+    _write(out, {"pids": [os.getpid()]})
+    while Path(out).exists():
+        time.sleep(0.02)
+
+
+@flow(on_completion=[_wait_in_hook])
+def end_slowly(out: str) -> None:
+    """Say something, complete, and wait in a hook until `out` is taken away."""
+    get_run_logger().info("The last line.")
+
+
 def _write(path: str, found: object) -> None:
     """All at once: the test polls for the file."""
     part = Path(f"{path}.part")

@@ -3,11 +3,12 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from prefect.states import Cancelling
 from prefect_trainyard.schemas.attempts import CRASHES_LABEL, OWNER_LABEL, WORKER_LABEL, read_attempts
-from station import Process, Station, eventually, free_port, is_alive, read, read_again
+from station import Process, Station, Wire, eventually, free_port, is_alive, read, read_again
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -95,3 +96,22 @@ def test_a_server_out_of_the_reach_of_a_process_costs_no_attempt(station: Statio
     station.client.set_flow_run_state(run.id, Cancelling())
     station.wait(run, "Cancelled")
     assert not out.exists()
+
+
+def test_a_process_whose_run_is_over_does_not_wait_for_a_server_that_is_away(
+    station: Station, worker: Process, out: Path
+) -> None:
+    port = urlsplit(station.environment["PREFECT_API_URL"]).port
+    assert port is not None
+    wire = Wire(port)
+    try:
+        url = f"http://127.0.0.1:{wire.port}/api"
+        run = station.submit("end_slowly", parameters={"out": str(out)}, env={"PREFECT_API_URL": url})
+        (pid,) = read(out)["pids"]
+        station.wait(run, "Completed")
+        wire.cut()
+        out.unlink()
+        eventually(lambda: not is_alive(pid), 12)
+    finally:
+        wire.close()
+    assert station.state(run).name == "Completed"
