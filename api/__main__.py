@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from .app import create_app
-from .services.auth import list_keys
+from .services.accounts.auth import list_keys
 from .services.container import Services
 from .settings import ApiSettings
 

@@ -10,7 +10,7 @@ from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ..schemas.errors import Forbidden, InvalidInput, NotAuthenticated, NotFound
-from .services.auth import Caller
+from .services.accounts.auth import Caller
 from .services.container import Services
 from .settings import ApiSettings
 

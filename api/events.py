@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from ..schemas.errors import NotAuthenticated
 from .catalog.models import Job
 from .services.container import Services
-from .services.follow import Cursor, Line, Sign
+from .services.files.follow import Cursor, Line, Sign
 
 #: A client whose connection broke comes back after so long, with the id of the last line that it had.
 _RETRY_MS = 1000

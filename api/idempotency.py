@@ -24,9 +24,9 @@ from ..schemas.errors import Conflict, InvalidInput, NotAuthenticated, YardError
 from .body import read_limited
 from .errors import render
 from .multipart import Body
-from .services.auth import Caller
+from .services.accounts.auth import Caller
+from .services.accounts.idempotency import EXTEND_S, Answer, Claim, IdempotencyKeys, once
 from .services.container import Services
-from .services.idempotency import EXTEND_S, Answer, Claim, IdempotencyKeys, once
 
 logger = logging.getLogger(__name__)
 

@@ -10,28 +10,28 @@ from ...schemas.jobs import WORK_POOL
 from ..auth import Tokens, load_key
 from ..catalog import Catalog
 from ..settings import ApiSettings
-from .auth import AuthService
-from .busy import BusyJobs
-from .cleanup import CleanUp
-from .datasets import DatasetService
-from .experiments import ExperimentService
-from .files import FileService
-from .follow import FollowService
-from .garbage import Garbage
-from .idempotency import IdempotencyKeys
-from .jobs import JobService
-from .limits import LimitService
-from .mlflow_runs import MlflowRuns
-from .progress import ProgressBook
-from .projection import Projection
-from .projector import Chore, Projector
-from .reasons import Reasons
-from .reports import ReportService
-from .runs import FlowRuns
-from .settling import Settler
-from .uploads import UploadService
-from .usage import UsageService
-from .workers import OnlineWorkers
+from .accounts.auth import AuthService
+from .accounts.idempotency import IdempotencyKeys
+from .accounts.usage import UsageService
+from .data.datasets import DatasetService
+from .data.uploads import UploadService
+from .experiments.experiments import ExperimentService
+from .files.files import FileService
+from .files.follow import FollowService
+from .files.reports import ReportService
+from .jobs.busy import BusyJobs
+from .jobs.jobs import JobService
+from .jobs.limits import LimitService
+from .jobs.reasons import Reasons
+from .jobs.runs import FlowRuns
+from .jobs.settling import Settler
+from .jobs.workers import OnlineWorkers
+from .projection.progress import ProgressBook
+from .projection.projection import Projection
+from .projection.projector import Chore, Projector
+from .upkeep.cleanup import CleanUp
+from .upkeep.garbage import Garbage
+from .upkeep.mlflow_runs import MlflowRuns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

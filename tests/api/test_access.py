@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from prefect_trainyard.api.app import OPEN_PATHS
 from prefect_trainyard.api.auth import Grant, Tokens, load_key
-from prefect_trainyard.api.services.auth import create_key, list_keys, revoke_key, user_id_of
+from prefect_trainyard.api.services.accounts.auth import create_key, list_keys, revoke_key, user_id_of
 from prefect_trainyard.schemas.errors import InvalidInput, NotFound
 from starlette.routing import BaseRoute, Mount
 

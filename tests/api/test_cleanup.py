@@ -20,7 +20,7 @@ from facade_support import Facade, Member, Prefect, free_port, serve
 from prefect_trainyard.api.catalog import Catalog
 from prefect_trainyard.api.catalog.models import Job, Org, UsageRecord, utc_now
 from prefect_trainyard.api.services.container import Services
-from prefect_trainyard.api.services.garbage import Kind, Report
+from prefect_trainyard.api.services.upkeep.garbage import Kind, Report
 from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.blocks import ArtifactStorage, layout
 from prefect_trainyard.schemas.actions import Action

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from facade_support import Facade, Member, serve
 from prefect_trainyard import cli_upkeep
-from prefect_trainyard.api.services.joblog import end_log
+from prefect_trainyard.api.services.files.joblog import end_log
 from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.blocks import layout
 from prefect_trainyard.deployments.home import Home, ProcessRecord, YardState

@@ -19,8 +19,8 @@ import httpx
 import pytest
 from facade_support import Facade, Member, free_port, serve
 from prefect_trainyard.api.services import follow
-from prefect_trainyard.api.services.follow import Cursor, LogReader
-from prefect_trainyard.api.services.joblog import end_log, reopen_log, start_log
+from prefect_trainyard.api.services.files.follow import Cursor, LogReader
+from prefect_trainyard.api.services.files.joblog import end_log, reopen_log, start_log
 from prefect_trainyard.blocks import ArtifactStorage, layout
 from prefect_trainyard.deployments.supervisor import answers
 from prefect_trainyard.schemas.states import JobState
@@ -246,7 +246,7 @@ def test_quiet_logs_show_signs_of_life_and_clients_that_leave_free_their_place(a
 
 def test_who_loses_the_right_to_read_loses_the_stream(ann, monkeypatch) -> None:
     monkeypatch.setattr(follow, "QUIET_S", 0.2)
-    from prefect_trainyard.api.services.auth import list_keys, revoke_key
+    from prefect_trainyard.api.services.accounts.auth import list_keys, revoke_key
 
     with running_job(ann) as (owner, job_id, _):
         follower = Follower(ann, f"{owner}/jobs/{job_id}/logs")

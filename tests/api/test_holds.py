@@ -14,8 +14,8 @@ import pytest
 from facade_support import Member, image_tar, make_tar
 from prefect_trainyard.api.catalog import Catalog
 from prefect_trainyard.api.catalog.models import Job, utc_now
-from prefect_trainyard.api.services.orgs import set_quota
-from prefect_trainyard.api.services.settling import DECIDED
+from prefect_trainyard.api.services.accounts.orgs import set_quota
+from prefect_trainyard.api.services.jobs.settling import DECIDED
 from prefect_trainyard.schemas.states import JobState
 from support import poll
 

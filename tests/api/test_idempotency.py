@@ -15,7 +15,7 @@ from facade_support import Facade, Member, image_tar, serve
 from prefect_trainyard.api import idempotency
 from prefect_trainyard.api.catalog import Catalog
 from prefect_trainyard.api.catalog.models import IdempotencyKey, utc_now
-from prefect_trainyard.api.services.idempotency import LIFETIME, IdempotencyKeys
+from prefect_trainyard.api.services.accounts.idempotency import LIFETIME, IdempotencyKeys
 from sqlalchemy import update
 
 KEY = "Idempotency-Key"

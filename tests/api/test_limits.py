@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from facade_support import Member, image_tar
-from prefect_trainyard.api.services.orgs import list_orgs, set_quota
+from prefect_trainyard.api.services.accounts.orgs import list_orgs, set_quota
 from prefect_trainyard.schemas.errors import InvalidInput, NotFound
 from support import poll
 

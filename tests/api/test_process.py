@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 from facade_support import free_port
-from prefect_trainyard.api.services.auth import create_key
+from prefect_trainyard.api.services.accounts.auth import create_key
 from prefect_trainyard.api.settings import ApiSettings
 from support import poll
 
@@ -28,7 +28,7 @@ def test_the_facade_imports_no_training_library() -> None:
 
 
 def test_keys_are_made_without_heavy_imports() -> None:
-    assert loaded("import prefect_trainyard.api.services.auth, prefect_trainyard.api.settings") == set()
+    assert loaded("import prefect_trainyard.api.services.accounts.auth, prefect_trainyard.api.settings") == set()
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 from facade_support import Member
-from prefect_trainyard.api.services.runs import FlowRuns
-from prefect_trainyard.api.services.stopping import CANCEL, PAUSE, TIME_OUT, Stop, stop_run
+from prefect_trainyard.api.services.jobs.runs import FlowRuns
+from prefect_trainyard.api.services.jobs.stopping import CANCEL, PAUSE, TIME_OUT, Stop, stop_run
 
 PENDING = {"type": "PENDING", "name": "Pending"}
 RUNNING = {"type": "RUNNING", "name": "Running"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from facade_support import Facade, Member, Prefect, serve
 from prefect_trainyard.api.prices import Prices
-from prefect_trainyard.api.services.runs import PastState
-from prefect_trainyard.api.services.usage import past_attempts
+from prefect_trainyard.api.services.accounts.usage import past_attempts
+from prefect_trainyard.api.services.jobs.runs import PastState
 from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.schemas.attempts import ATTEMPT_LABEL, Attempt
 from support import poll

@@ -13,7 +13,7 @@ from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep, SettingsDep
 from ...multipart import FIELD, receive_file
 from ...multipart import Body as UploadBody
-from ...services.specs import read_schema
+from ...services.experiments.specs import read_schema
 from .query import Filter, Size, Skip, Sort, list_out, matches, page
 from .schemas import DatasetFormat, DatasetIn, DatasetType
 from .translate import dataset_out, dataset_values

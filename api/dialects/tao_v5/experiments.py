@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 from ....schemas.errors import InvalidInput
 from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep
+from ...services.experiments.specs import read_schema
 from ...services.paging import Match
-from ...services.specs import read_schema
 from .query import Filter, Size, Skip, Sort, flag, list_out, matches, page
 from .schemas import ExperimentIn, ExperimentType, NetworkArch
 from .translate import experiment_out, experiment_values

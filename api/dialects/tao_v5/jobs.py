@@ -17,9 +17,9 @@ from ...deps import ScopeDep, ServicesDep
 from ...downloads import open_file, stored_file, stored_text
 from ...events import log_events
 from ...services.container import Services
-from ...services.files import JobFile
-from ...services.jobs import JobEnded
-from ...services.planning import Owner
+from ...services.files.files import JobFile
+from ...services.jobs.jobs import JobEnded
+from ...services.jobs.planning import Owner
 from .query import JobSort, Size, Skip, list_out, page
 from .schemas import JobIn, LogIn, ResumeIn, StatusIn
 from .translate import job_out, jobs_asked, speaks_55

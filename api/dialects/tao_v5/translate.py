@@ -11,13 +11,13 @@ from ....schemas.attempts import Priority
 from ....schemas.results import JobResult
 from ....schemas.states import JobState
 from ...deps import Scope
-from ...services.data_status import DatasetStatus
-from ...services.datasets import DatasetView
-from ...services.experiments import ExperimentView
-from ...services.planning import Limits, NewJob
-from ...services.reasons import JobView
-from ...services.specs import dataset_actions
-from ...services.usage import Use
+from ...services.accounts.usage import Use
+from ...services.data.data_status import DatasetStatus
+from ...services.data.datasets import DatasetView
+from ...services.experiments.experiments import ExperimentView
+from ...services.experiments.specs import dataset_actions
+from ...services.jobs.planning import Limits, NewJob
+from ...services.jobs.reasons import JobView
 from .schemas import AutomlSettings, DatasetIn, ExperimentIn, JobIn
 
 _STATUS = {

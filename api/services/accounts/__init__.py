@@ -1,0 +1,1 @@
+"""Who may do what, and what it costs: orgs, keys, idempotency, usage."""

@@ -1,0 +1,146 @@
+"""Data sets: what is known of them. `uploads` fills them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ....blocks import layout
+from ....schemas.errors import Conflict, InUse, InvalidInput
+from ...catalog import Catalog
+from ...catalog.models import Dataset, ExperimentDataset, Job, Purge, utc_now
+from ..access import read_dataset
+from ..accounts.idempotency import new_id
+from ..experiments.specs import formats_of
+from ..jobs.job_states import LIVE
+from ..jobs.jobs_query import newest_jobs
+from ..jobs.reasons import JobView, Reasons
+from ..paging import Match, Page, conditions, read_page
+from ..upkeep.cleanup import CleanUp, purge_of
+from .data_status import DatasetStatus
+
+_COLUMNS = {"name": Dataset.name, "type": Dataset.type, "format": Dataset.format, "version": Dataset.version}
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetView:
+    """A data set and its newest jobs."""
+
+    row: Dataset
+    jobs: list[JobView]
+
+
+class DatasetService:
+    def __init__(self, catalog: Catalog, cleanup: CleanUp, reasons: Reasons) -> None:
+        self._catalog = catalog
+        self._cleanup = cleanup
+        self._reasons = reasons
+
+    async def create(
+        self, org: str, user_id: UUID, *, type: str, format: str, values: Mapping[str, Any], labels: Mapping[str, Any]
+    ) -> DatasetView:
+        """Add an empty data set. `values` are name, description and version, as far as they are given.
+
+        Raises:
+            InvalidInput: no network here reads that type or format.
+        """
+        formats = formats_of(type)
+        if format not in formats:
+            raise InvalidInput(
+                f"format: {format!r} is no format of {type}.", hint=f"Available here: {', '.join(formats)}."
+            )
+        row = Dataset(
+            id=new_id("data set"),
+            org=org,
+            user_id=user_id,
+            type=type,
+            format=format,
+            status=DatasetStatus.EMPTY,
+            labels=dict(labels),
+            **{"name": "My Dataset", "description": "", "version": "1.0.0", **values},
+        )
+        async with self._catalog.writing() as session:
+            if (made := await session.get(Dataset, row.id)) is not None:  # by an earlier try
+                return DatasetView(made, [])
+            session.add(row)
+        return DatasetView(row, [])
+
+    async def read(self, org: str, dataset_id: UUID) -> DatasetView:
+        async with self._catalog.reading() as session:
+            row = await read_dataset(session, org, dataset_id)
+            return DatasetView(row, (await newest_jobs(session, self._reasons, Job.dataset_id, [row.id]))[row.id])
+
+    async def read_list(self, org: str, matches: Sequence[Match], page: Page) -> tuple[list[DatasetView], int]:
+        """Return a page of the data sets of an org and how many there are in all."""
+        query = select(Dataset).where(Dataset.org == org, *conditions(_COLUMNS, matches))
+        async with self._catalog.reading() as session:
+            rows, total = await read_page(session, query, Dataset, page)
+            jobs = await newest_jobs(session, self._reasons, Job.dataset_id, [row.id for row in rows])
+        return [DatasetView(row, jobs[row.id]) for row in rows], total
+
+    async def update(
+        self, org: str, dataset_id: UUID, values: Mapping[str, Any], labels: Mapping[str, Any]
+    ) -> DatasetView:
+        """Change name, description, version or labels.
+
+        Raises:
+            InvalidInput: another type or format than the data set has.
+        """
+        async with self._catalog.writing() as session:
+            row = await read_dataset(session, org, dataset_id, lock=True)
+            for name in ("type", "format"):
+                if name in values and values[name] != getattr(row, name):
+                    raise InvalidInput(
+                        f"{name}: the {name} of a data set cannot change.", hint="Create another data set."
+                    )
+            for name, value in values.items():
+                setattr(row, name, value)
+            row.labels = row.labels | dict(labels)
+            row.updated_at = utc_now()
+            return DatasetView(row, (await newest_jobs(session, self._reasons, Job.dataset_id, [row.id]))[row.id])
+
+    async def delete(self, org: str, dataset_id: UUID) -> DatasetView:
+        """Delete a data set with its jobs and files.
+
+        Raises:
+            InUse: an experiment or a job that has not ended uses it.
+            Conflict: an upload is going on.
+        """
+        async with self._catalog.writing() as session:
+            row = await read_dataset(session, org, dataset_id, lock=True)
+            if row.status == DatasetStatus.RECEIVING:
+                raise Conflict("An upload to this data set is going on.", hint="Wait for its end and delete then.")
+            await _refuse_if_used(session, row)
+            view = DatasetView(row, (await newest_jobs(session, self._reasons, Job.dataset_id, [row.id]))[row.id])
+            for job in await session.scalars(select(Job).where(Job.dataset_id == dataset_id)):
+                session.add(purge_of(job))
+                await session.delete(job)
+            session.add(Purge(id=uuid4(), paths=[layout.dataset(org, dataset_id)]))
+            await session.flush()
+            await session.delete(row)
+            try:
+                await session.flush()
+            except IntegrityError as error:
+                raise InUse("Dataset in use.") from error
+        await self._cleanup.purge()
+        return view
+
+
+async def _refuse_if_used(session: AsyncSession, row: Dataset) -> None:
+    experiment = await session.scalar(
+        select(ExperimentDataset.experiment_id).where(ExperimentDataset.dataset_id == row.id).limit(1)
+    )
+    if experiment is not None:
+        raise InUse(
+            f"Dataset in use by the experiment {experiment}.", hint="Assign another data set to it or delete it first."
+        )
+    live = await session.scalars(select(Job).where(Job.org == row.org, Job.state.in_(LIVE)))
+    for job in live:
+        if job.dataset_id == row.id or str(row.id) in job.dataset_ids:
+            raise InUse(f"Dataset in use by the job {job.id}.", hint="Wait for the job or cancel it first.")

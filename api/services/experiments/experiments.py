@@ -1,0 +1,231 @@
+"""Experiments: a network, the data sets it works on, and what to start from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ....blocks import ArtifactStorage, layout
+from ....networks.registry import Network
+from ....schemas.errors import InvalidInput, NotFound
+from ....schemas.jobs import Datasets
+from ....schemas.states import FINAL, JobState
+from ...catalog import Catalog
+from ...catalog.models import Dataset, Experiment, ExperimentDataset, Job, Purge, utc_now
+from ..access import read_dataset, read_experiment
+from ..accounts.idempotency import new_id
+from ..jobs.jobs_query import newest_jobs
+from ..jobs.reasons import JobView, Reasons
+from ..jobs.runs import FlowRuns
+from ..jobs.stopping import CANCEL, stop_run
+from ..paging import Match, Page, conditions, read_page
+from ..upkeep.cleanup import CleanUp, needed, purge_of, refuse
+from .records import ROLES, read_datasets, write_record
+from .specs import find_network
+
+#: What may be filtered; `kind` and `read_only` are labels that every experiment has.
+_COLUMNS: dict[str, Any] = {
+    "name": Experiment.name,
+    "kind": Experiment.labels["type"].as_string(),
+    "read_only": Experiment.labels["read_only"].as_boolean(),
+    "network": Experiment.network,
+    "user_id": Experiment.user_id,
+    "version": Experiment.version,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentView:
+    """An experiment with everything that is shown of it."""
+
+    row: Experiment
+    datasets: Datasets
+    network: Network
+    jobs: list[JobView]
+
+
+class ExperimentService:
+    def __init__(
+        self, catalog: Catalog, storage: ArtifactStorage, runs: FlowRuns, cleanup: CleanUp, reasons: Reasons
+    ) -> None:
+        self._catalog = catalog
+        self._storage = storage
+        self._runs = runs
+        self._cleanup = cleanup
+        self._reasons = reasons
+
+    async def create(
+        self,
+        org: str,
+        user_id: UUID,
+        network: str,
+        *,
+        values: Mapping[str, Any],
+        labels: Mapping[str, Any],
+        datasets: Mapping[str, Sequence[UUID]],
+    ) -> ExperimentView:
+        """Add an experiment. `values` are columns, `datasets` the ids by role.
+
+        Raises:
+            InvalidInput: a network, data set, metric or base experiment that is not there or does not fit.
+        """
+        record = find_network(network)
+        row = Experiment(
+            id=new_id("experiment"),
+            org=org,
+            user_id=user_id,
+            network=record.name,
+            labels={"type": "vision", "read_only": False, **labels},
+            **{
+                "name": "My Experiment",
+                "description": "",
+                "version": "1.0.0",
+                "metric": record.key_metric,
+                "checkpoint": "best_model",
+                "checkpoint_epochs": {},
+                "base_experiment_ids": [],
+                "sweep": {},
+                **values,
+            },
+        )
+        await self._check(record, values)
+        async with self._catalog.writing() as session:
+            if (made := await session.get(Experiment, row.id)) is not None:  # by an earlier try
+                return await self._view(session, made)
+            session.add(row)
+            await session.flush()
+            await self._assign(session, row, record, datasets)
+            await write_record(session, self._storage, row)
+            return await self._view(session, row)
+
+    async def read(self, org: str, experiment_id: UUID) -> ExperimentView:
+        async with self._catalog.reading() as session:
+            return await self._view(session, await read_experiment(session, org, experiment_id))
+
+    async def read_list(self, org: str, matches: Sequence[Match], page: Page) -> tuple[list[ExperimentView], int]:
+        """Return a page of the experiments of an org and how many there are in all."""
+        query = select(Experiment).where(Experiment.org == org, *conditions(_COLUMNS, matches))
+        async with self._catalog.reading() as session:
+            rows, total = await read_page(session, query, Experiment, page)
+            ids = [row.id for row in rows]
+            datasets = await read_datasets(session, ids)
+            jobs = await newest_jobs(session, self._reasons, Job.experiment_id, ids)
+        views = [ExperimentView(row, datasets[row.id], find_network(row.network), jobs[row.id]) for row in rows]
+        return views, total
+
+    async def update(
+        self,
+        org: str,
+        experiment_id: UUID,
+        *,
+        values: Mapping[str, Any],
+        labels: Mapping[str, Any],
+        datasets: Mapping[str, Sequence[UUID]],
+        network: str | None = None,
+    ) -> ExperimentView:
+        """Change what is given; a role in `datasets` is replaced as a whole."""
+        async with self._catalog.writing() as session:
+            row = await read_experiment(session, org, experiment_id, lock=True)
+            if network is not None and network != row.network:
+                raise InvalidInput(
+                    "network_arch: the network of an experiment cannot change.", hint="Create another experiment."
+                )
+            record = find_network(row.network)
+            await self._check(record, values)
+            for name, value in values.items():
+                if name == "checkpoint_epochs" or name == "sweep":
+                    value = getattr(row, name) | value
+                setattr(row, name, value)
+            row.labels = row.labels | dict(labels)
+            row.updated_at = utc_now()
+            await self._assign(session, row, record, datasets)
+            await write_record(session, self._storage, row)
+            return await self._view(session, row)
+
+    async def delete(self, org: str, experiment_id: UUID) -> ExperimentView:
+        """Delete an experiment; jobs of it that have not ended are cancelled, files go when they have."""
+        registered = await self._cleanup.registered()
+        async with self._catalog.writing() as session:
+            row = await read_experiment(session, org, experiment_id, lock=True)
+            if row.labels["read_only"]:
+                raise InvalidInput("The experiment is read-only.", hint="PATCH read_only to false first.")
+            view = await self._view(session, row)
+            jobs = list(await session.scalars(select(Job).where(Job.experiment_id == experiment_id)))
+            refuse(await needed(session, jobs, registered=registered, ended=True, with_owner=True))
+            for job in jobs:
+                session.add(purge_of(job))
+                await session.delete(job)
+            session.add(Purge(id=uuid4(), paths=[layout.experiment(org, experiment_id)]))
+            await session.flush()
+            await session.delete(row)
+        for job in jobs:
+            if JobState(job.state) not in FINAL:
+                try:
+                    await stop_run(self._runs, job.id, CANCEL, "The experiment was deleted.")
+                except NotFound:
+                    continue
+        await self._cleanup.purge()
+        return view
+
+    async def _view(self, session: AsyncSession, row: Experiment) -> ExperimentView:
+        datasets = await read_datasets(session, [row.id])
+        jobs = await newest_jobs(session, self._reasons, Job.experiment_id, [row.id])
+        return ExperimentView(row, datasets[row.id], find_network(row.network), jobs[row.id])
+
+    async def _check(self, network: Network, values: Mapping[str, Any]) -> None:
+        metric = values.get("metric")
+        if metric is not None and metric not in (*network.metrics, "kpi", "loss"):
+            raise InvalidInput(
+                f"metric: {network.name} has no metric {metric!r}.",
+                hint=f"It has {', '.join(network.metrics)}; kpi stands for {network.key_metric}.",
+            )
+        for base in values.get("base_experiment_ids", ()):
+            path = layout.base_experiment(base)
+            if not await asyncio.to_thread(self._storage.exists, path):
+                raise InvalidInput(
+                    f"base_experiment: there is no base experiment {base}.", hint="An empty list trains from scratch."
+                )
+
+    async def _assign(
+        self, session: AsyncSession, row: Experiment, network: Network, datasets: Mapping[str, Sequence[UUID]]
+    ) -> None:
+        for role, ids in datasets.items():
+            assert role in ROLES
+            await session.execute(
+                delete(ExperimentDataset).where(
+                    ExperimentDataset.experiment_id == row.id, ExperimentDataset.role == role
+                )
+            )
+            for position, dataset_id in enumerate(dict.fromkeys(ids)):
+                _check_fit(await _assignable(session, row.org, dataset_id, role), network, role)
+                session.add(
+                    ExperimentDataset(experiment_id=row.id, role=role, position=position, dataset_id=dataset_id)
+                )
+        await session.flush()
+
+
+async def _assignable(session: AsyncSession, org: str, dataset_id: UUID, role: str) -> Dataset:
+    try:
+        return await read_dataset(session, org, dataset_id)
+    except NotFound as error:
+        raise InvalidInput(
+            f"{role}: there is no data set {dataset_id}.", hint="GET .../datasets lists those there are."
+        ) from error
+
+
+def _check_fit(dataset: Dataset, network: Network, role: str) -> None:
+    if dataset.type != network.dataset_type:
+        raise InvalidInput(
+            f"{role}: the data set {dataset.id} is for {dataset.type}, {network.name} needs {network.dataset_type}."
+        )
+    if dataset.format == "raw" and role in ("train", "eval"):
+        raise InvalidInput(
+            f"{role}: the data set {dataset.id} is raw and has no labels.",
+            hint=f"Use one of the formats {', '.join(f for f in network.dataset_formats if f != 'raw')}.",
+        )

@@ -1,0 +1,1 @@
+"""The life of jobs: plan, hold, start, stop, explain."""

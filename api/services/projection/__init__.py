@@ -1,0 +1,1 @@
+"""The catalog's picture of what Prefect and the storage say."""

@@ -1,0 +1,114 @@
+"""Jobs that somebody started without the facade: in the Prefect UI, by a schedule, by a pipeline."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ....schemas.actions import CONVERSIONS, Action
+from ....schemas.jobs import TAG, Datasets
+from ....schemas.states import JobState
+from ...catalog import Catalog
+from ...catalog.models import Dataset, Experiment, Job, Org, Purge
+from ..jobs.runs import FlowRun, FlowRuns
+
+#: Puts a row just behind the flow run, so that the next look takes the state over.
+TICK = timedelta(microseconds=1)
+
+
+async def adopt_run(catalog: Catalog, runs: FlowRuns, run_id: UUID) -> Job | None:
+    """Return the new row of a flow run, None if it is no job of a known org, experiment or data set.
+
+    Raises:
+        NotFound: there is no such flow run any more.
+    """
+    async with catalog.reading() as session:
+        if await session.scalar(select(Purge.id).where(Purge.flow_run_id == run_id)) is not None:
+            return None
+    # why: a deletion that is complete has taken the flow run, too; whoever has read that earlier must not adopt it
+    run = await runs.read(run_id)
+    async with catalog.reading() as session:
+        job = await _row_of(session, run)
+    if job is None:
+        return None
+    try:
+        async with catalog.writing() as session:
+            session.add(job)
+    except IntegrityError:  # the facade wrote the row of its own job just now
+        async with catalog.reading() as session:
+            return await session.get(Job, run_id)
+    return job
+
+
+async def _row_of(session: AsyncSession, run: FlowRun) -> Job | None:
+    found = identity(run)
+    try:
+        action = Action(found.get("action", ""))
+        experiment_id, dataset_id, parent_id = (_uuid(found.get(name)) for name in ("experiment", "dataset", "parent"))
+        chosen = Datasets.model_validate(run.parameters.get("datasets") or {})
+    except ValueError:
+        return None
+    org = await session.get(Org, found.get("org", ""))
+    if org is None:
+        return None
+    network = found.get("network")
+    dataset_ids: list[UUID]
+    if action in CONVERSIONS:
+        dataset = await session.get(Dataset, dataset_id) if dataset_id else None
+        if dataset is None or dataset.org != org.name:
+            return None
+        experiment_id, network, dataset_ids = None, None, [dataset.id]
+    else:
+        experiment = await session.get(Experiment, experiment_id) if experiment_id else None
+        if experiment is None or experiment.org != org.name:
+            return None
+        dataset_id, network = None, network or experiment.network
+        dataset_ids = [*chosen.train, *(i for i in (chosen.eval, chosen.inference, chosen.calibration) if i)]
+    spec = run.parameters.get("spec")
+    return Job(
+        id=run.id,
+        org=org.name,
+        experiment_id=experiment_id,
+        dataset_id=dataset_id,
+        action=action,
+        network=network,
+        parent_id=parent_id,
+        name=str(run.parameters.get("name") or run.name)[:500],
+        description="",
+        spec=spec if isinstance(spec, dict) else {},
+        dataset_ids=[str(i) for i in dataset_ids],
+        state=JobState.WAITING,
+        state_at=run.state_at - TICK,
+        message="",
+        fraction=0.0,
+        history=[],
+        created_at=run.created_at,
+    )
+
+
+def identity(run: FlowRun) -> dict[str, str]:
+    """Return what tags and parameters say about who a job belongs to."""
+    found = {
+        name: str(value)
+        for name, key in (
+            ("org", "org"),
+            ("network", "network"),
+            ("experiment", "experiment_id"),
+            ("dataset", "dataset_id"),
+            ("parent", "parent_job_id"),
+        )
+        if (value := run.parameters.get(key))
+    }
+    for tag in run.tags:
+        name, _, value = tag.removeprefix(TAG).partition(":")
+        if tag.startswith(TAG) and value:
+            found.setdefault(name, value)
+    return found
+
+
+def _uuid(text: str | None) -> UUID | None:
+    return UUID(text) if text else None

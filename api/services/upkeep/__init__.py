@@ -1,0 +1,1 @@
+"""Deleting, and freeing what nobody needs any more."""
