@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -166,6 +168,25 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
         return template
 
     # --- life of the worker
+
+    async def start(self, *args: Any, **kwargs: Any) -> None:
+        """Work until the task is cancelled; SIGTERM and SIGINT do that.
+
+        Prefect's command line sends itself a SIGINT for a SIGTERM, which does nothing in a process that was started
+        with SIGINT ignored: whatever a shell script starts in the background.
+        """
+        task, stops = asyncio.current_task(), [signal.SIGTERM, signal.SIGINT]
+        assert task is not None
+        if threading.current_thread() is not threading.main_thread():
+            stops.clear()  # they are for somebody else to handle
+        loop = asyncio.get_running_loop()
+        for number in stops:
+            loop.add_signal_handler(number, task.cancel)
+        try:
+            await super().start(*args, **kwargs)
+        finally:
+            for number in stops:
+                loop.remove_signal_handler(number)
 
     async def setup(self) -> None:
         self._scratch.open()

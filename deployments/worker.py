@@ -5,19 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import signal
 
 from .warm_worker import TrainyardWorker
 from .worker_settings import WorkerSettings
 
 
 async def _serve(worker: TrainyardWorker) -> None:
-    serving = asyncio.create_task(worker.start(printer=lambda _: None))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, serving.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await serving
+    with contextlib.suppress(asyncio.CancelledError):  # by a signal
+        await worker.start(printer=lambda _: None)
 
 
 def main() -> None:

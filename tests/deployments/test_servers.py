@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -93,7 +94,10 @@ def test_mlflow_tracks_and_proxies_artifacts_in_one_process(tmp_path: Path) -> N
 
 
 def test_stock_command_line_starts_the_worker(station: Station) -> None:
-    """By the entry point alone: nothing of ours is on its command line but the type."""
+    """By the entry point alone: nothing of ours is on its command line but the type.
+
+    SIGINT is ignored, as in whatever a shell script starts in the background.
+    """
     ready = station.home / "stock-ready"
     environment = os.environ | station.environment
     environment |= {
@@ -109,6 +113,7 @@ def test_stock_command_line_starts_the_worker(station: Station) -> None:
             cwd=station.home,
             stdout=log,
             stderr=log,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
         )
     try:
         eventually(lambda: ready.exists() or worker.poll() is not None)
