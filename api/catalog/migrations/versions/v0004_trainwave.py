@@ -1,0 +1,16 @@
+"""Projects, commands, secrets and sessions of the Trainwave dialect."""
+
+from __future__ import annotations
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass
+
+
+def downgrade() -> None:
+    pass
