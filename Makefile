@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # No cloud, no hub: what is not installed is not there.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test test-fast faults check format bench clean
+.PHONY: setup demo test test-fast fuzz faults check format bench clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,11 @@ test: setup
 
 test-fast: setup
 	$(BIN)/pytest -m "not slow"
+
+# Thousands of requests for every route of the served document. `make fuzz EXAMPLES=5000` for a night.
+EXAMPLES ?= 1000
+fuzz: setup
+	TRAINYARD_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest --timeout 0 tests/api/test_schema.py
 
 # Half an hour: real training under SIGKILLs at random moments. `make faults POINTS=40 SEED=7` for less.
 POINTS ?= 200
@@ -50,6 +55,7 @@ bench: setup
 	$(BIN)/python benchmarks/recovery.py
 	$(BIN)/python benchmarks/chain.py
 	$(BIN)/python benchmarks/idle_memory.py
+	$(BIN)/python benchmarks/request_rates.py
 	$(BIN)/python benchmarks/demo_splits.py
 
 clean:

@@ -9,13 +9,14 @@ import json
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from . import cli_jobs, cli_upkeep
+from . import cli_base, cli_jobs, cli_signing, cli_upkeep
 from .cli_access import HomeOption, read_settings
 from .schemas.errors import YardError
 
@@ -28,8 +29,10 @@ app = typer.Typer(
 )
 keys = typer.Typer(no_args_is_help=True, help="API keys: what clients exchange for a token.")
 app.add_typer(keys, name="keys")
+app.add_typer(cli_signing.signing_keys, name="signing-keys")
 app.add_typer(cli_jobs.jobs, name="jobs")
 app.add_typer(cli_upkeep.orgs, name="orgs")
+app.add_typer(cli_base.base, name="base")
 app.command()(cli_jobs.logs)
 app.command()(cli_upkeep.gc)
 
@@ -106,7 +109,7 @@ def _refuse_open_door(settings: YardSettings) -> None:
     from .deployments.settings import catalog_url
 
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not any(key.revoked_at is None for key in list_keys(catalog_url(settings))):
+    if not any(key.active for key in list_keys(catalog_url(settings))):
         _fail(
             f"refusing to listen on {settings.host} without API keys. "
             "Make one with `trainyard keys create --org ORG --user USER` or leave --host out."
@@ -203,7 +206,8 @@ def list_all(home: HomeOption = None) -> None:
 
     for key in list_keys(_catalog(home)):
         used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
-        ended = f"revoked {key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else "valid"
+        end = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
+        ended = (f"valid until {end}" if key.active else f"revoked {end}") if end else "valid"
         typer.echo(f"{key.prefix}  org={key.org} user={key.user} release={key.release} last used {used}  {ended}")
 
 
@@ -217,6 +221,18 @@ def revoke(
 
     info = revoke_key(_catalog(home), key)
     typer.echo(f"The key {info.prefix} of {info.user} in {info.org} is revoked.")
+
+
+@keys.command("rotate")
+def rotate(
+    key: Annotated[str, typer.Argument(help="The key itself, or its prefix as `keys list` shows it.")],
+    overlap_h: Annotated[float, typer.Option(help="Hours that the old key goes on working.", min=0, max=744)] = 24,
+    home: HomeOption = None,
+) -> None:
+    """Make a new key for the holder of another one and print it, and nothing else. The old one ends a little later."""
+    from .api.services.accounts.auth import rotate_key
+
+    typer.echo(rotate_key(_catalog(home), key, timedelta(hours=overlap_h)))
 
 
 def _catalog(home: Path | None) -> str:

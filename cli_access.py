@@ -76,7 +76,7 @@ class Access:
         state = read_state(self.settings)
         if job_id is not None:
             org = self._read_job(job_id).org
-        keys = [key for key in list_keys(catalog_url(self.settings)) if key.revoked_at is None]
+        keys = [key for key in list_keys(catalog_url(self.settings)) if key.active]
         found = sorted({key.org for key in keys})
         if org is None:
             if len(found) != 1:

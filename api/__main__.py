@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from .app import create_app
+from .server import server_config
 from .services.accounts.auth import list_keys
 from .services.container import Services
 from .settings import ApiSettings
@@ -23,7 +24,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=settings.port)
     arguments = parser.parse_args()
     settings = settings.model_copy(update={"host": arguments.host, "port": arguments.port})
-    if not settings.loopback and all(key.revoked_at for key in list_keys(settings.database_url)):
+    if not settings.loopback and not any(key.active for key in list_keys(settings.database_url)):
         print(
             f"Refused to listen on {settings.host}: there is no API key yet. "
             "Make one with `trainyard keys create --org ORG --user USER`.",
@@ -31,16 +32,7 @@ def main() -> int:
         )
         return 2
     app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=5,
-    )
-    _Server(config).run()
+    _Server(server_config(app, host=settings.host, port=settings.port)).run()
     return 0
 
 

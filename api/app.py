@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
@@ -16,31 +15,30 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import __version__
-from . import errors
+from . import documentation, errors
 from .deps import ServicesDep
-from .dialects import tao_v5
-from .idempotency import HEADER, IdempotentPosts
+from .dialects import aitems, tao_v4, tao_v5, trainwave, workspace
+from .idempotency import IdempotentPosts
+from .limits import PatientBodies, RefusalLimit
 from .services.container import Services
 from .settings import ApiSettings
 
 logger = logging.getLogger(__name__)
 
 #: Routes that need no token, besides the documentation. A test compares this with all routes of the app.
-OPEN_PATHS = frozenset({"/api/v1/login", "/api/v1/health", "/api/v1/liveness", "/api/v1/readiness"})
+OPEN_PATHS = frozenset(
+    {"/api/v1/login", "/api/v1/login/{ngc_api_key}", "/api/v1/health", "/api/v1/liveness", "/api/v1/readiness"}
+    # A login of a command line: it begins without a key, and its page asks for one.
+    | {"/api/v1/cli/create_session/", "/api/v1/cli/session_status/", "/cli/login/{session_id}"}
+    # Addresses that nobody can guess are the permission themselves.
+    | {"/api/v1/code/{ticket}", "/cli/config/{session_id}"}
+)
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
-}
-
-IDEMPOTENCY_PARAMETER = {
-    "name": HEADER,
-    "in": "header",
-    "required": False,
-    "description": "A random text, the same for all tries of one request: it is done once and answered alike.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
 
 health = APIRouter(prefix="/api/v1", tags=["HEALTH"])
@@ -52,7 +50,11 @@ async def read_liveness() -> dict[str, str]:
     return {"status": "ok", "version": __version__}
 
 
-@health.get("/readiness", summary="Say whether jobs can be started now")
+@health.get(
+    "/readiness",
+    summary="Say whether jobs can be started now",
+    responses={503: {"description": "Not now", "content": {"application/json": {"schema": {"type": "object"}}}}},
+)
 async def read_readiness(services: ServicesDep) -> JSONResponse:
     parts = {"catalog": await _catalog_answers(services), "prefect": await services.runs.healthy()}
     ready = all(parts.values())
@@ -69,6 +71,7 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
         app.state.services = services
         await services.catalog.upgrade()
         await services.uploads.recover()
+        await services.pulls.recover()
         projector = asyncio.create_task(services.projector.run(), name="projector")
         try:
             yield
@@ -91,11 +94,19 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.include_router(health)
+    # why first: /users/me/ would be a user of the next ones
+    app.include_router(trainwave.router)
+    app.include_router(trainwave.pages)
+    app.include_router(tao_v4.router)
     app.include_router(tao_v5.router)
+    app.include_router(aitems.router)
+    app.include_router(workspace.router)
     app.add_middleware(IdempotentPosts)
+    app.add_middleware(PatientBodies, silence_s=settings.silence_max_s)
+    app.add_middleware(RefusalLimit, per_minute=settings.refusals_per_minute)
     app.add_middleware(_SafeHeaders)
     errors.install(app)
-    _describe(app)
+    documentation.complete(app, OPEN_PATHS, errors.MODELS)
     return app
 
 
@@ -114,24 +125,6 @@ class _SafeHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
-
-
-def _describe(app: FastAPI) -> None:
-    """Complete the served document: no 422 of FastAPI, which nothing here answers, and the header of every POST."""
-    make = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = make()
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                operation["responses"].pop("422", None)
-            if "post" in operations:
-                parameters = operations["post"].setdefault("parameters", [])
-                if IDEMPOTENCY_PARAMETER not in parameters:
-                    parameters.append(IDEMPOTENCY_PARAMETER)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 async def _catalog_answers(services: Services) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -16,8 +16,10 @@ from .errors import invalid
 M = TypeVar("M", bound=BaseModel)
 
 
-def json_body(model: type[M]) -> Callable[[Request], Coroutine[Any, Any, M]]:
+def json_body(model: type[M], *, arrays: bool = False) -> Callable[[Request], Coroutine[Any, Any, M]]:
     """Return a dependency that gives the body as `model`; an empty body counts as `{}`.
+
+    A body is one JSON object, or with `arrays` an array as well.
 
     FastAPI parses a declared body before it calls any dependency, which would answer strangers
     with 400 and 422 instead of 401.
@@ -25,7 +27,7 @@ def json_body(model: type[M]) -> Callable[[Request], Coroutine[Any, Any, M]]:
 
     async def read(request: Request) -> M:
         content = await read_limited(request, request.app.state.settings.body_max_bytes) or b"{}"
-        _refuse_odd_json(content)
+        _refuse_odd_json(content, (dict, list) if arrays else (dict,))
         try:
             return model.model_validate_json(content, strict=True)
         except ValidationError as error:
@@ -36,9 +38,19 @@ def json_body(model: type[M]) -> Callable[[Request], Coroutine[Any, Any, M]]:
 
 def documented(model: type[BaseModel]) -> dict[str, Any]:
     """Return what OpenAPI has to say about a body that `json_body` reads."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+    schema = model.model_json_schema(ref_template="{model}")
+    whole = _inlined(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"content": {"application/json": {"schema": whole}}}}
+
+
+def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
+    """Return a part of a schema with its references resolved: what a route adds cannot add components."""
+    if isinstance(part, list):
+        return [_inlined(item, definitions) for item in part]
+    if not isinstance(part, dict):
+        return part
+    rest = {name: _inlined(value, definitions) for name, value in part.items() if name != "$ref"}
+    return {**_inlined(definitions[part["$ref"]], definitions), **rest} if "$ref" in part else rest
 
 
 async def read_limited(request: Request, limit_bytes: int) -> bytes:
@@ -51,7 +63,7 @@ async def read_limited(request: Request, limit_bytes: int) -> bytes:
     return bytes(content)
 
 
-def _refuse_odd_json(content: bytes) -> None:
+def _refuse_odd_json(content: bytes, kinds: tuple[type, ...]) -> None:
     """Raise for what Python reads as JSON and others do not: NaN, infinities, half characters."""
 
     def refuse(word: str) -> None:
@@ -72,5 +84,5 @@ def _refuse_odd_json(content: bytes) -> None:
                 stack += item
     except (ValueError, RecursionError) as error:
         raise InvalidInput("The body is not JSON.", hint="Send one JSON object in UTF-8.") from error
-    if not isinstance(value, dict):
+    if not isinstance(value, kinds):
         raise InvalidInput("The body is no JSON object.", hint="Send {...}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
+from pathlib import PurePosixPath
 from typing import IO
 
 from fastapi import Request
@@ -12,6 +13,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from ..blocks import ArtifactStorage
+from .services.files.files import JobFile
 
 _CHUNK_BYTES = 1 << 20
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
@@ -56,6 +58,15 @@ async def stored_text(
 
     headers = {"Content-Disposition": f'attachment; filename="{name}"'} if name is not None else None
     return StreamingResponse(chunks(), headers=headers, media_type=media_type)
+
+
+async def single_file(request: Request, storage: ArtifactStorage, file: JobFile) -> Response:
+    """Return a response with one file of a job as it is."""
+    name = PurePosixPath(file.name).name
+    if not file.paths:
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(file.content, media_type="application/octet-stream", headers=headers)
+    return await stored_text(request, storage, file.paths, media_type="application/octet-stream", name=name)
 
 
 def open_file(file: IO[bytes], size_bytes: int, *, media_type: str, name: str) -> Response:

@@ -34,7 +34,7 @@ def log_events(request: Request, services: Services, job: Job, cursor: str | Non
 
     async def is_allowed() -> bool:
         try:
-            await services.auth.authenticate(token)
+            await services.auth.authenticate(token, counted=False)
         except NotAuthenticated:
             return False
         return True

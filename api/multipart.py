@@ -56,8 +56,10 @@ class Body:
                     return
 
 
-async def receive_file(body: Body, target: Path, limit_bytes: int) -> None:
-    """Write the content of the part `file` to `target`.
+async def receive_file(
+    body: Body, target: Path, limit_bytes: int, *, field: str = FIELD, hint: str = _HINT
+) -> None:
+    """Write the content of the part `field` to `target`.
 
     Raises:
         InvalidInput: the body is not multipart, broken, cut off, or has no such part.
@@ -71,7 +73,7 @@ async def receive_file(body: Body, target: Path, limit_bytes: int) -> None:
     if (body.declared_bytes or 0) > most:
         raise too_large
     with full_disk_as_storage_full("receive the archive"), target.open("wb") as file:
-        part = _Part(body.headers.get("content-type", ""), file)
+        part = _Part(body.headers.get("content-type", ""), file, field, hint)
         received = 0
         async for chunk in body.chunks():
             received += len(chunk)
@@ -84,14 +86,35 @@ async def receive_file(body: Body, target: Path, limit_bytes: int) -> None:
     part.finish()
 
 
+async def receive_body(body: Body, target: Path, limit_bytes: int) -> None:
+    """Write a whole body to `target`, as it is.
+
+    Raises:
+        TooLarge: more than `limit_bytes`.
+        StorageFull: no room left.
+    """
+    too_large = TooLarge(f"The archive has more than {limit_bytes} bytes.", hint="Leave out what is not needed.")
+    if (body.declared_bytes or 0) > limit_bytes:
+        raise too_large
+    received = 0
+    with full_disk_as_storage_full("receive the archive"), target.open("wb") as file:
+        async for chunk in body.chunks():
+            received += len(chunk)
+            if received > limit_bytes:
+                raise too_large
+            await asyncio.to_thread(file.write, chunk)
+
+
 class _Part:
     """Picks the content of one field out of a multipart body."""
 
-    def __init__(self, content_type: str, file: IO[bytes]) -> None:
+    def __init__(self, content_type: str, file: IO[bytes], field: str, hint: str) -> None:
+        self._field = field
+        self._hint = hint
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary", b"")
         if kind != b"multipart/form-data" or not boundary:
-            raise InvalidInput("The body is not multipart/form-data.", hint=_HINT)
+            raise InvalidInput("The body is not multipart/form-data.", hint=self._hint)
         self.pending = bytearray()
         self._file = file
         self._name = bytearray()
@@ -118,7 +141,7 @@ class _Part:
         try:
             self._parser.write(chunk)
         except MultipartParseError as error:
-            raise InvalidInput("The multipart body is broken.", hint=_HINT) from error
+            raise InvalidInput("The multipart body is broken.", hint=self._hint) from error
 
     def flush(self) -> None:
         self._file.write(self.pending)
@@ -128,7 +151,7 @@ class _Part:
         if not self._ended:
             raise InvalidInput("The multipart body is cut off.", hint="Send it again.")
         if not self._found:
-            raise InvalidInput(f"The body has no field `{FIELD}`.", hint=_HINT)
+            raise InvalidInput(f"The body has no field `{self._field}`.", hint=self._hint)
 
     def _begin(self) -> None:
         self._disposition = b""
@@ -147,9 +170,9 @@ class _Part:
 
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
-        self._inside = options.get(b"name") == FIELD.encode()
+        self._inside = options.get(b"name") == self._field.encode()
         if self._inside and self._found:
-            raise InvalidInput(f"The body has several fields `{FIELD}`.", hint="Send one archive per request.")
+            raise InvalidInput(f"The body has several fields `{self._field}`.", hint="Send one archive per request.")
         self._found = self._found or self._inside
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -165,4 +188,4 @@ class _Part:
     def _grow(self, buffer: bytearray, data: bytes) -> None:
         buffer += data
         if len(buffer) > _HEADERS_MAX_BYTES:
-            raise InvalidInput("The multipart body has a header that is too long.", hint=_HINT)
+            raise InvalidInput("The multipart body has a header that is too long.", hint=self._hint)

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .prices import Prices
@@ -37,6 +37,13 @@ class ApiSettings(BaseSettings):
     token_lifetime_s: int = Field(default=86_400, ge=60, le=86_400, description="Seconds until a token expires.")
     body_max_bytes: int = Field(default=1 << 20, ge=1 << 10, description="Largest JSON body, in bytes.")
     upload_max_bytes: int = Field(default=4 << 30, ge=1 << 10, description="Largest archive of one upload, in bytes.")
+    pull_max_bytes: int = Field(
+        default=64 << 30, ge=1 << 10, description="Most bytes that one data set may be fetched with from elsewhere."
+    )
+    private_hosts: list[Annotated[str, StringConstraints(pattern=r"^[^/@\s]{1,255}$")]] = Field(
+        default=[],
+        description='Hosts of private networks that data may be fetched from, as JSON: ["minio.lan:9000", "files"].',
+    )
     free_min_bytes: int = Field(
         default=100 << 20, ge=0, description="Room that must be left on the disk of the storage, in bytes."
     )
@@ -46,6 +53,18 @@ class ApiSettings(BaseSettings):
 
     followers_max: int = Field(
         default=100, ge=1, le=10_000, description="Logs that the users of one org may follow at a time."
+    )
+    requests_per_s: float = Field(
+        default=200, gt=0, le=1e6, description="Requests of one user in a second, in the long run; more get 429."
+    )
+    requests_burst: int = Field(
+        default=2000, ge=1, le=10**6, description="Requests of one user that may come at once after a rest."
+    )
+    refusals_per_minute: int = Field(
+        default=120, ge=1, le=10**6, description="Wrong credentials from one address in a minute; more get 429."
+    )
+    silence_max_s: float = Field(
+        default=30, gt=0, le=3600, description="Seconds that a client may take for the next piece of its body."
     )
     gc_interval_h: float = Field(
         default=24.0, gt=0, le=8760, description="Hours between two clean-ups of what nobody needs any more."
@@ -75,6 +94,11 @@ class ApiSettings(BaseSettings):
     def key_file(self) -> Path:
         """Where the key lies that signs tokens."""
         return self.home / "token.key"
+
+    @property
+    def secrets_key_file(self) -> Path:
+        """Where the key lies that encrypts what users entrust to the yard."""
+        return self.home / "secrets.key"
 
     @property
     def incoming(self) -> Path:

@@ -6,6 +6,18 @@ from uuid import UUID
 
 Id = UUID | str
 
+#: Name of the code in the folder of a `run` job.
+CODE = "code.tar.gz"
+
+#: Names in the folder of a bundle.
+BUNDLE_CODE, BUNDLE_DATA, BUNDLE_RECORD = "code.zip", "data.zip", "bundle.json"
+
+#: Names in the folder of a job that trained a bundle: its models, and what it says of itself and of them.
+MODELS, TRAINING = "models", "training.json"
+
+#: Name of its variables there.
+SECRETS = ".secrets"
+
 
 def jobs(org: str) -> str:
     return f"{org}/jobs"
@@ -27,6 +39,15 @@ def experiments(org: str) -> str:
     return f"{org}/experiments"
 
 
+def bundles(org: str) -> str:
+    return f"{org}/bundles"
+
+
+def bundle(org: str, bundle_id: Id) -> str:
+    """Folder of a bundle: `code.zip`, `data.zip`, and `bundle.json`, which says what they are."""
+    return f"{bundles(org)}/{bundle_id}"
+
+
 def job(org: str, job_id: Id) -> str:
     """Folder with everything that a job made; `result.json` and `status.json` lie in it."""
     return f"{jobs(org)}/{job_id}"
@@ -40,6 +61,16 @@ def log(org: str, job_id: Id) -> str:
 def earlier_log(org: str, job_id: Id) -> str:
     """What the log held before it grew too long; there are at most these two segments."""
     return f"{logs(org)}/{job_id}.1.txt"
+
+
+def code(org: str, job_id: Id) -> str:
+    """The tar with which a `run` job starts, as it was uploaded."""
+    return f"{job(org, job_id)}/{CODE}"
+
+
+def secrets(org: str, job_id: Id) -> str:
+    """Variables of a job, encrypted. The file is in no list of files and in no download."""
+    return f"{job(org, job_id)}/{SECRETS}"
 
 
 def resume(org: str, job_id: Id) -> str:
@@ -67,6 +98,10 @@ def experiment(org: str, experiment_id: Id) -> str:
     return f"{experiments(org)}/{experiment_id}.json"
 
 
+def base_experiments() -> str:
+    return "base_experiments"
+
+
 def base_experiment(experiment_id: Id) -> str:
     """Folder of a base experiment (pretrained weights), shared by all orgs."""
-    return f"base_experiments/{experiment_id}"
+    return f"{base_experiments()}/{experiment_id}"

@@ -19,6 +19,7 @@ from prefect.blocks.core import Block
 from pydantic import Field, PrivateAttr, SecretStr, field_validator
 
 from ..schemas.errors import InvalidInput, NotFound, StorageFull, Unavailable
+from .layout import SECRETS
 from .patience import patiently
 
 T = TypeVar("T")
@@ -376,9 +377,9 @@ def _modified_at(info: dict[str, Any]) -> float:
 
 
 def is_internal(name: str) -> bool:
-    """Tell whether a file is no content but a trace of the writing of content."""
+    """Tell whether a file is nobody's content: a trace of the writing of content, or secrets."""
     base = name.rpartition("/")[2]
-    return base == LOCK_FILE or base.startswith(_INCOMING)
+    return base in (LOCK_FILE, SECRETS) or base.startswith(_INCOMING)
 
 
 def _checked(path: str) -> str:

@@ -41,6 +41,8 @@ class ArchiveLimits:
     max_depth: int = 32
     max_path_bytes: int = 1024
     max_name_bytes: int = 255
+    allow_archives: bool = False
+    """Whether files may be archives themselves; nobody unpacks those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +96,20 @@ def extract_archive(
     try:
         with full_disk_as_storage_full("unpack the archive"):
             destination.mkdir(parents=True, exist_ok=True)
-            with _Tree(destination, limits or ArchiveLimits()) as tree:
+            with Tree(destination, limits or ArchiveLimits()) as tree:
                 return _extract(archive, tree)
     except BaseException:
         shutil.rmtree(destination, ignore_errors=True)
         raise
 
 
-def _extract(archive: BinaryIO, tree: _Tree) -> list[ExtractedFile]:
+def _extract(archive: BinaryIO, tree: Tree) -> list[ExtractedFile]:
     source = _Source(archive, tree.limits)
     reader = TarReader(source)
     files = []
     for member in reader:
         source.reading = show_name(member.name)
-        path = _checked_path(member, tree.limits)
+        path = checked_path(member, tree.limits)
         if member.kind is MemberKind.FOLDER:
             # why: an old writer's folder may come with (useless) content.
             for _ in reader.chunks(member):
@@ -123,7 +125,7 @@ def _extract(archive: BinaryIO, tree: _Tree) -> list[ExtractedFile]:
         descriptor = tree.create_file(path)
         try:
             for chunk in reader.chunks(member):
-                _write_all(descriptor, chunk)
+                write_all(descriptor, chunk)
         finally:
             os.close(descriptor)
         files.append(ExtractedFile("/".join(path), member.size_bytes))
@@ -132,13 +134,13 @@ def _extract(archive: BinaryIO, tree: _Tree) -> list[ExtractedFile]:
     return files
 
 
-def _write_all(descriptor: int, chunk: bytes) -> None:
+def write_all(descriptor: int, chunk: bytes) -> None:
     left = memoryview(chunk)
     while left:
         left = left[os.write(descriptor, left) :]
 
 
-def _checked_path(member: Member, limits: ArchiveLimits) -> tuple[str, ...]:
+def checked_path(member: Member, limits: ArchiveLimits) -> tuple[str, ...]:
     """Return the parts of the member's path below the destination; none for the destination itself."""
     shown = show_name(member.name)
 
@@ -167,7 +169,7 @@ def _checked_path(member: Member, limits: ArchiveLimits) -> tuple[str, ...]:
     if member.kind is MemberKind.FILE:
         if not parts:
             raise refused("has no name")
-        if is_archive_name(parts[-1]):
+        if not limits.allow_archives and is_archive_name(parts[-1]):
             raise refused("is an archive itself", "Unpack it and pack its files instead; archives inside are not read.")
     return parts
 
@@ -245,7 +247,7 @@ def _refuse_other_kinds(start: bytes) -> None:
             raise ArchiveError(f"The upload is {kind} archive, which is not read here.")
 
 
-class _Tree:
+class Tree:
     """Writes below one folder by descriptors alone, so that no path can lead out of it."""
 
     def __init__(self, root: Path, limits: ArchiveLimits) -> None:
@@ -255,7 +257,7 @@ class _Tree:
         # why: members come folder by folder, so that one open folder saves nearly all walks from the root.
         self._last: tuple[tuple[str, ...], int] | None = None
 
-    def __enter__(self) -> _Tree:
+    def __enter__(self) -> Tree:
         return self
 
     def __exit__(self, *_: object) -> None:

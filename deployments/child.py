@@ -55,12 +55,20 @@ def adopt_orphans() -> None:
 
 def kill_strays(is_stray: Callable[[int], bool]) -> None:
     """Kill those children of this process that are adopted and whose run has ended."""
+    # Again and again: the children of one that was killed become ours in their turn.
+    while strays := list(filter(is_stray, _children())):
+        for pid in strays:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def _children() -> list[int]:
+    found: list[int] = []
     for children in Path("/proc/self/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            for pid in filter(is_stray, map(int, children.read_text().split())):
-                with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
+            found += map(int, children.read_text().split())
+    return found
 
 
 def is_of_run(pid: int, flow_run_ids: Collection[str]) -> bool:

@@ -14,12 +14,15 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
 from .. import __version__
+from ..flows.bundle import train_bundle
+from ..flows.command import run
 from ..flows.job import JOB_FLOWS
 from ..flows.pipeline import train_and_compress
 from ..networks.registry import networks
 from ..schemas.actions import CONVERSIONS, Action
 from ..schemas.attempts import Priority
-from ..schemas.jobs import TAG, WORK_POOL
+from ..schemas.bundles import BUNDLE
+from ..schemas.jobs import COMMAND, TAG, WORK_POOL
 from ..schemas.specs import Spec
 from .warm_worker import TrainyardWorker, wait_for_prefect
 
@@ -34,6 +37,10 @@ _ARGUMENTS = """
     base_experiment_id: Pretrained weights instead of those of the experiment.
     checkpoint: Which weights of the parent to use; left out, the choice of the experiment.
     checkpoint_epoch: Epoch for from_epoch_number.
+    command: What to run, and what it needs.
+    project_id: Project that the job belongs to.
+    bundle_id: Bundle to train, again or for the first time.
+    parameters: Instead of parameters of the manifest with the same names.
     name: Name of the job.
     spec: Parameters of the action.
 """
@@ -56,6 +63,22 @@ def deployed_flows() -> Iterator[DeployedFlow]:
     for action in sorted(CONVERSIONS):
         for dataset_type in sorted({network.dataset_type for network in networks()}):
             yield _of_action(action, dataset_type, None)
+    yield DeployedFlow(
+        flow=run.name,
+        name=COMMAND,
+        entrypoint="prefect_trainyard.flows.command.run",
+        form=_form(run.fn, {}),
+        description=run.fn.__doc__ or "",
+        tags=["trainyard", f"{TAG}action:{Action.RUN}"],
+    )
+    yield DeployedFlow(
+        flow=train_bundle.name,
+        name=BUNDLE,
+        entrypoint="prefect_trainyard.flows.bundle.train_bundle",
+        form=_form(train_bundle.fn, {}),
+        description=train_bundle.fn.__doc__ or "",
+        tags=["trainyard", f"{TAG}action:{Action.TRAIN_BUNDLE}"],
+    )
     for network in networks():
         for action, spec in network.specs.items():
             yield _of_action(action, network.name, spec)

@@ -8,6 +8,8 @@ import os
 import signal
 from collections.abc import Callable
 
+import psutil
+
 from .forks import Fork
 
 
@@ -54,12 +56,12 @@ class RunningProcess:
         """Let it do nothing until `thaw`."""
         if not self._frozen:
             self._frozen = True
-            self._signal_group(signal.SIGSTOP)
+            self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
         if self._frozen:
             self._frozen = False
-            self._signal_group(signal.SIGCONT)
+            self._signal_all(signal.SIGCONT)
 
     async def _stop(self) -> None:
         # One that has told its last state is about to end, and may be busy with its hooks.
@@ -69,6 +71,14 @@ class RunningProcess:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self.wait()), self._grace_s)
         self._signal_group(signal.SIGKILL)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        """Signal the group and what has left it: commands of users run in groups of their own."""
+        self._signal_group(number)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
 
     def _signal_group(self, number: signal.Signals) -> None:
         if self._fork.returncode is None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from ..schemas.errors import Unavailable
+from ..schemas.jobs import KEY_FILE_VARIABLE
 from .environment import LOOPBACK, mlflow_environment, prefect_environment
 from .home import Home, ProcessRecord, YardState, free_port
 from .settings import YardSettings, catalog_url, storage_url
@@ -114,6 +115,7 @@ class Supervisor:
             **mlflow_environment(mlflow_port),
             "TRAINYARD_HOME": str(home.path),
             "TRAINYARD_STORAGE_URL": storage_url(settings),
+            KEY_FILE_VARIABLE: str(home.path / "secrets.key"),
             # For the facade, too: it looks after the runs of dead workers.
             "TRAINYARD_WORKER_SCRATCH": str(home.path / "work"),
             **(

@@ -26,6 +26,7 @@ from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker
 from pydantic import Field
 
 from ..schemas.attempts import MAX_ATTEMPTS
+from .capacity import announce, measure
 from .fencing import Fence, is_far
 from .forks import ForkServerClient
 from .gpus import gpu_ids, gpu_type
@@ -79,6 +80,9 @@ _GPUS = Field(
 _GPUS_UP_TO = Field(
     default=1, ge=0, description="Without `gpus`: the run gets so many GPUs, or all of a worker that has fewer."
 )
+_GPU_TYPE = Field(default=None, description="GPU that the run needs, as its driver calls it; any, when left out.")
+_MEMORY_MB = Field(default=None, ge=1, description="MiB of memory that the machine of the run must have.")
+_DISK_MB = Field(default=None, ge=1, description="MiB of room that the machine of the run must have had at its start.")
 _MAX_ATTEMPTS = Field(
     default=MAX_ATTEMPTS, ge=1, description="The run has failed when it has lost so many processes or workers."
 )
@@ -98,6 +102,9 @@ class TrainyardJobConfiguration(BaseJobConfiguration):
     cpus: int = _CPUS
     gpus: int | None = _GPUS
     gpus_up_to: int = _GPUS_UP_TO
+    gpu_type: str | None = _GPU_TYPE
+    memory_mb: int | None = _MEMORY_MB
+    disk_mb: int | None = _DISK_MB
     max_attempts: int = _MAX_ATTEMPTS
 
     @classmethod
@@ -113,6 +120,9 @@ class TrainyardVariables(BaseVariables):
     cpus: int = _CPUS
     gpus: int | None = _GPUS
     gpus_up_to: int = _GPUS_UP_TO
+    gpu_type: str | None = _GPU_TYPE
+    memory_mb: int | None = _MEMORY_MB
+    disk_mb: int | None = _DISK_MB
     max_attempts: int = _MAX_ATTEMPTS
 
 
@@ -209,6 +219,14 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
             grace_s=self.yard_settings.grace_s,
             gpu_type=await asyncio.to_thread(gpu_type, gpu_ids(self.yard_settings.gpus)),
         )
+        self._capacity = measure(
+            self.name,
+            cpus=self._slots.total.cpus,
+            gpus=self._slots.total.gpus,
+            gpu_type=self._place.gpu_type,
+            scratch=self.yard_settings.scratch,
+        )
+        await announce(self._capacity)
         self._reaper = Reaper(
             str(self.client.api_url),
             None,
@@ -399,9 +417,14 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
                 deployment=deployment,
             )
             demand = self._demand(configuration)
-            if not self._slots.fits(demand):
+            lacks = self._lacks(configuration)
+            if lacks or not self._slots.fits(demand):
                 self._slots.give_back(run.ticket)
-                await self._refuse(flow_run, demand)
+                asked, has = [str(demand)], [str(self._slots.total)]
+                for one_asked, one_has in lacks:
+                    asked.append(one_asked)
+                    has.append(one_has)
+                await self._refuse(flow_run, ", ".join(asked), ", ".join(has))
                 return
             self._slots.ask(run.ticket, demand)
             if await run.wait_for_slots():
@@ -420,10 +443,23 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
                 self._again.discard(flow_run.id)
                 self._kick.set()
 
-    async def _refuse(self, flow_run: FlowRun, demand: Demand) -> None:
+    def _lacks(self, configuration: TrainyardJobConfiguration) -> list[tuple[str, str]]:
+        """Return what this machine is not or has not, beside slots: what is asked for, and what there is."""
+        mine, found = self._capacity, []
+        if (wanted := configuration.gpu_type) and not mine.has_gpu(wanted):
+            found.append(
+                (f"GPUs of type {wanted}", f"GPUs of type {mine.gpu_type}" if mine.gpu_type else "no GPU type")
+            )
+        if (memory_mb := configuration.memory_mb) is not None and memory_mb > mine.memory_mb:
+            found.append((f"{memory_mb} MiB of memory", f"{mine.memory_mb} MiB of memory"))
+        if (disk_mb := configuration.disk_mb) is not None and disk_mb > mine.disk_mb:
+            found.append((f"{disk_mb} MiB of disk", f"{mine.disk_mb} MiB of disk"))
+        return found
+
+    async def _refuse(self, flow_run: FlowRun, asked: str, total: str) -> None:
         """Leave a run that is too large to larger workers; fail it when no worker that is online is one."""
         self._too_large[flow_run.id] = time.monotonic() + _TOO_LARGE_LOOK_S
-        label, total = f"{_TOO_SMALL_LABEL}{self.name}", str(self._slots.total)
+        label = f"{_TOO_SMALL_LABEL}{self.name}"
         if flow_run.labels.get(label) != total:
             await self._runs.label(flow_run.id, {label: total})
         beats = await self._runs.read_beats(self._work_pool_name)
@@ -442,7 +478,7 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
             listed = [f"{name} has {has}" for name, has in sorted({**others, self.name: total}.items())]
             who = f"no worker has that much: {', '.join(listed)}"
         message = (
-            f"The run asks for {demand}, but {who}. "
+            f"The run asks for {asked}, but {who}. "
             "Lower `cpus` or `gpus` in the job variables, or start a larger worker."
         )
         await self._runs.move(now, NewState(type="FAILED", name="Failed", message=message), force=False)

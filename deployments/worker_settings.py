@@ -27,6 +27,7 @@ def _everything_jobs_import() -> list[str]:
         "matplotlib.figure",
         *implementations,
         "prefect_trainyard.flows.job",
+        "prefect_trainyard.flows.command",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from prefect.context import FlowRunContext
 
 from ..blocks import ArtifactStorage, layout, load_storage
 from ..schemas.actions import CONVERSIONS, TRAINING, Action
+from ..schemas.base_experiments import WEIGHTS_FILE
 from ..schemas.errors import ActionNotAllowed, NotFound
 from ..schemas.jobs import TAG, CheckpointChoice, Datasets, ExperimentRecord, JobRequest, ModelChoice, Org
 from ..schemas.results import JobResult
@@ -24,11 +26,13 @@ from ..tasks import prune as prune_task
 from ..tasks import retrain as retrain_task
 from ..tasks import train as train_task
 from ..tasks.context import STORAGE_PATIENCE_S, JobContext, running_as
+from ..tasks.redaction import REDACTION, given_secrets
+from ..tasks.secrets import read_secrets
 from .download import build_download
 from .joblog import job_log
 
 
-def _run_name() -> str:
+def run_name() -> str:
     """Name a flow run so that a person finds it in a list."""
     parameters = runtime.flow_run.parameters
     subject = parameters.get("name") or parameters.get("network") or "job"
@@ -91,7 +95,7 @@ def _dataset_flow(action: Action, summary: str) -> Any:
 def _as_flow(job: Callable[..., JobResult], action: Action, summary: str) -> Any:
     job.__name__ = job.__qualname__ = str(action)
     job.__doc__ = summary
-    return flow(name=str(action), flow_run_name=_run_name, log_prints=True, persist_result=False)(job)
+    return flow(name=str(action), flow_run_name=run_name, log_prints=True, persist_result=False)(job)
 
 
 convert = _dataset_flow(Action.CONVERT, "Index an uploaded data set.")
@@ -126,7 +130,7 @@ def _run(request: JobRequest) -> JobResult:
     job_id = str(run.flow_run.id)
     with job_log(storage, request.org, job_id):
         record = _read_experiment(storage, request)
-        _tag_run(request, record, run.flow_run.tags)
+        tag_run(request, record, run.flow_run.tags)
         job = JobContext(
             org=request.org,
             job_id=job_id,
@@ -136,6 +140,9 @@ def _run(request: JobRequest) -> JobResult:
         resume = layout.resume(request.org, job_id)
         if request.action in TRAINING and storage.exists(resume):
             request = JobRequest.model_validate({**request.model_dump(), **storage.read_json(resume)})
+        variables = read_secrets(job)
+        REDACTION.add(given_secrets(variables))
+        os.environ.update(variables)
         with running_as(job):
             result = _call_task(request, record, storage)
         build_download(job)
@@ -207,13 +214,13 @@ def _base_weights(storage: ArtifactStorage, request: JobRequest, record: Experim
     base = request.base_experiment_id or next(iter(record.base_experiment_ids), None)
     if base is None or request.parent_job_id is not None:
         return None
-    path = f"{layout.base_experiment(base)}/weights.safetensors"
+    path = f"{layout.base_experiment(base)}/{WEIGHTS_FILE}"
     if not storage.exists(path):
         raise NotFound(f"The base experiment {base} has no weights.", hint="PATCH base_experiment to an empty list.")
     return path
 
 
-def _tag_run(request: JobRequest, record: ExperimentRecord | None, present: list[str]) -> None:
+def tag_run(request: JobRequest, record: ExperimentRecord | None, present: list[str]) -> None:
     """Give a run that was started by hand or by a schedule the tags that the facade gives its own."""
     tags = {
         f"{TAG}org:{request.org}",

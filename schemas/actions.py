@@ -17,6 +17,10 @@ class Action(StrEnum):
     EXPORT = "export"
     GEN_TRT_ENGINE = "gen_trt_engine"
     INFERENCE = "inference"
+    RUN = "run"
+    """A command of the user's own, with the user's own code."""
+    TRAIN_BUNDLE = "train_bundle"
+    """The stages of a bundle: the user's own code and data."""
 
 
 CONVERSIONS = frozenset({Action.CONVERT, Action.DATASET_CONVERT})

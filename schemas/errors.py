@@ -16,6 +16,8 @@ class YardError(Exception):
     code = "internal"
     status = 500
     hint = ""
+    retry_after_s: float | None = None
+    """When it is worth to try again, for errors that pass."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -38,6 +40,12 @@ class SpecError(InvalidInput):
 
     code = "invalid_spec"
     hint = "GET .../specs/{action}/schema lists every parameter with its bounds and default."
+
+
+class TooSlow(InvalidInput):
+    """A body that comes in too slowly."""
+
+    code, status = "too_slow", 408
 
 
 class ArchiveError(InvalidInput):
@@ -101,6 +109,7 @@ class TooManyRequests(YardError):
     """More of something at a time than one org may have."""
 
     code, status = "too_many_requests", 429
+    retry_after_s = 5.0
 
 
 class InUse(InvalidInput):
@@ -126,7 +135,14 @@ class Unavailable(YardError):
     """A part of the yard does not answer at the moment."""
 
     code, status = "unavailable", 503
+    retry_after_s = 5.0
     hint = "Try again in a few seconds; `trainyard status` shows which part is down."
+
+
+class NotAvailable(YardError):
+    """Something that this yard does not have: a driver, a server beside it."""
+
+    code, status = "not_available", 501
 
 
 class JobFailed(YardError):

@@ -27,6 +27,12 @@ class ModelChoice:
 #: Prefix of the tags by which a flow run is known as a job, e.g. `trainyard.action:train`.
 TAG = "trainyard."
 
+#: Environment variable with the file whose key opens the secrets of jobs. Its name is no secret.
+KEY_FILE_VARIABLE = "TRAINYARD_SECRETS_KEY_FILE"
+
+#: Name of the deployment of the `run` action, where others have the name of a network.
+COMMAND = "command"
+
 #: Work pool of the workers of a yard.
 WORK_POOL = "trainyard"
 

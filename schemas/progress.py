@@ -20,4 +20,5 @@ class JobProgress(BaseModel):
     fraction: float = Field(ge=0, le=1, description="Share of the work that is done.")
     message: str = ""
     epoch: EpochMetrics | None = Field(default=None, description="Set when an epoch has just ended.")
+    usage: dict[str, float] | None = Field(default=None, description="What the command of a `run` job uses now.")
     eta_s: float | None = Field(default=None, description="Seconds to the end, estimated.")

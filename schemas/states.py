@@ -24,7 +24,8 @@ class JobState(StrEnum):
 AWAITING_PARENT = "AwaitingParent"
 AWAITING_DATA = "AwaitingData"
 AWAITING_QUOTA = "AwaitingQuota"
-HELD_STATES = (AWAITING_PARENT, AWAITING_DATA, AWAITING_QUOTA)
+AWAITING_CODE = "AwaitingCode"
+HELD_STATES = (AWAITING_PARENT, AWAITING_DATA, AWAITING_QUOTA, AWAITING_CODE)
 
 #: Names of the CANCELLING state that say what follows when the process is gone: Suspended, or Failed as TimedOut.
 #: Any other name is followed by Cancelled.

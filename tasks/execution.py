@@ -12,9 +12,10 @@ from typing import Any
 from ..datasets.index import open_index
 from ..networks.registry import get_network, load_implementation
 from ..schemas.actions import MODEL_PARENTS, Action
-from ..schemas.errors import ActionNotAllowed, NotFound
+from ..schemas.errors import ActionNotAllowed
 from ..schemas.jobs import ModelChoice
-from ..schemas.results import Artifact, ArtifactKind, JobResult, Output
+from ..schemas.model_choice import choose_model
+from ..schemas.results import ArtifactKind, JobResult, Output
 from ..schemas.specs import Spec, parse_spec
 from .artifacts import publish_artifacts
 from .context import JobContext, current_job, describe, job_folder, read_result
@@ -25,11 +26,6 @@ from .tracking import log_model, tracking
 
 #: A parent job: what a task returned, or the address of a job's folder in the storage.
 ParentLike = JobResult | str
-
-_MODEL_KINDS = {
-    Action.EXPORT: ArtifactKind.ONNX,
-    Action.GEN_TRT_ENGINE: ArtifactKind.ENGINE,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,24 +159,6 @@ def _model_of(
         # A TensorRT engine has a description beside it.
         return job.storage.local_copy(folder, scratch / "parent") / name
     return job.storage.local_copy(f"{folder}/{name}", scratch / "parent")
-
-
-def choose_model(parent: JobResult, choice: ModelChoice) -> Artifact:
-    """Return the model artifact of a job: its engine, its ONNX file, or the asked weights.
-
-    An asked epoch that is not kept falls back to the newest, as the API documents say.
-    """
-    kind = _MODEL_KINDS.get(parent.action, ArtifactKind.WEIGHTS)
-    candidates = [a for a in parent.artifacts if a.kind is kind]
-    if not candidates:
-        raise NotFound(f"The parent job {parent.job_id} left no {kind}.", hint="Run the parent job again.")
-    wanted = {
-        "best_model": parent.best_epoch,
-        "latest_model": parent.latest_epoch,
-        "from_epoch_number": choice.epoch,
-    }[choice.method]
-    newest = max(candidates, key=lambda a: a.epoch or 0)
-    return next((a for a in candidates if wanted is not None and a.epoch == wanted), newest)
 
 
 def _address(dataset: DatasetLike) -> str:

@@ -16,6 +16,7 @@ _SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|PASSWD|AUTH|CREDENTIAL", r
 
 #: Shorter values are words that occur in ordinary lines.
 _MIN_LENGTH = 6
+_GIVEN_MIN_LENGTH = 8
 
 _TRACEBACKS = logging.Formatter()
 
@@ -37,6 +38,15 @@ def secrets_of(environment: Mapping[str, str]) -> set[str]:
             if len(password) < _MIN_LENGTH:
                 found.add(f"{user}:{password}")
     return {value for value in found if len(value) >= _MIN_LENGTH}
+
+
+def given_secrets(variables: Mapping[str, str]) -> set[str]:
+    """Return the values to hide of what a user has given to a job: whatever its name, nobody else is to read it.
+
+    Short ones and numbers would blot out ordinary lines; of these only those that are named like a secret.
+    """
+    long = {value for value in variables.values() if len(value) >= _GIVEN_MIN_LENGTH and not value.isdigit()}
+    return long | secrets_of(variables)
 
 
 class Redaction(logging.Filter):

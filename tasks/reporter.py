@@ -37,6 +37,7 @@ class JobReporter:
         self._progress = ProgressArtifact(title)
         self._last_report = 0.0
         self._last_fraction = 0.0
+        self._last_message = ""
         self._seconds_per_epoch: list[float] = []
         self._status = GrowingFile(folder.work / STATUS_FILE)
         self.stop = StopRequest()
@@ -53,7 +54,7 @@ class JobReporter:
         self._logger.info(message)
 
     def progress(self, fraction: float, message: str) -> None:
-        self._last_fraction = fraction
+        self._last_fraction, self._last_message = fraction, message
         now = time.monotonic()
         if fraction < 1 and now - self._last_report < MIN_INTERVAL_S:
             return
@@ -78,6 +79,18 @@ class JobReporter:
                 message=f"epoch {epoch} of {max_epoch}",
                 epoch=record,
                 eta_s=(max_epoch - epoch) * sum(recent) / len(recent),
+            )
+        )
+
+    def usage(self, usage: Mapping[str, float]) -> None:
+        """Take what the job uses now; nothing else about it has changed."""
+        self._report(
+            JobProgress(
+                job_id=self._job.job_id,
+                at=datetime.now(UTC),
+                fraction=self._last_fraction,
+                message=self._last_message,
+                usage=dict(usage),
             )
         )
 

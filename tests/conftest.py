@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -27,11 +28,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="session")
-def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
-    """One yard for the whole session: it takes seconds to start and serves any number of orgs."""
+def yard(tmp_path_factory: pytest.TempPathFactory, s3_url: str) -> Iterator[Yard]:
+    """One yard for the whole session: it takes seconds to start and serves any number of orgs.
+
+    Its operator lets data come from the S3 server of the tests.
+    """
+    hosts = json.dumps([urllib.parse.urlsplit(s3_url).netloc])
     home = tmp_path_factory.mktemp("yard") / "home"
     try:
-        trainyard("up", "--home", str(home), "--port", "0", "--detach")
+        trainyard("up", "--home", str(home), "--port", "0", "--detach", TRAINYARD_API_PRIVATE_HOSTS=hosts)
         status = json.loads(trainyard("status", "--home", str(home), "--json").stdout)
         key = trainyard("keys", "create", "--home", str(home), "--org", "acme", "--user", "ann").stdout.strip()
         yield Yard(home, status["api_url"], status["prefect_url"], status["mlflow_url"], key)

@@ -173,6 +173,8 @@ class Job(Base):
     org: Mapped[str] = mapped_column(ForeignKey("orgs.name"))
     experiment_id: Mapped[UUID | None] = mapped_column(ForeignKey("experiments.id"))
     dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"))
+    bundle_id: Mapped[UUID | None] = mapped_column(index=True)
+    """Bundle that the job trains. It stays as long as the job does."""
     action: Mapped[str] = mapped_column(String(40))
     network: Mapped[str | None] = mapped_column(String(100))
     parent_id: Mapped[UUID | None]

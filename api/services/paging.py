@@ -45,10 +45,17 @@ def conditions(
     ]
 
 
-async def read_page(session: AsyncSession, query: Select[R], model: Any, page: Page) -> tuple[list[R], int]:
-    """Return the rows of a page and how many there are in all. Ids break ties, so pages never overlap."""
+async def read_page(
+    session: AsyncSession, query: Select[R], model: Any, page: Page, *, lead: int = 0
+) -> tuple[list[R], int]:
+    """Return the rows of a page and how many there are in all. Ids break ties, so pages never overlap.
+
+    `lead` rows before the page come with it, as far as there are so many.
+    """
+    first = max(0, page.skip - lead)
+    limit = min(page.size, SIZE_MAX) + page.skip - first
     total = await session.scalar(select(func.count()).select_from(query.subquery()))
     column = model.name if page.by_name else model.created_at
     key = (column.asc(), model.id.asc()) if page.ascending else (column.desc(), model.id.desc())
-    rows = await session.scalars(query.order_by(*key).offset(page.skip).limit(min(page.size, SIZE_MAX)))
+    rows = await session.scalars(query.order_by(*key).offset(first).limit(limit))
     return list(rows), total or 0

@@ -63,6 +63,9 @@ def facade(prefect_server: Prefect, tmp_path_factory: pytest.TempPathFactory) ->
         body_max_bytes=BODY_MAX_BYTES,
         free_min_bytes=0,
         reconcile_interval_s=2.0,
+        # the walks over all routes are refused thousands of times, from one address
+        refusals_per_minute=1_000_000,
+        requests_per_s=10_000,
     )
     yield from serve(settings, prefect_server)
 

@@ -20,6 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 from prefect_trainyard.api.app import create_app
+from prefect_trainyard.api.server import server_config
 from prefect_trainyard.api.services.accounts.auth import create_key
 from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.blocks import ArtifactStorage, layout
@@ -160,7 +161,13 @@ class Member:
 
         return poll(read, f"{job_id} to be {status}", timeout_s)
 
-    def finish(self, job_id: str, action: Action = Action.TRAIN, network: str | None = "classification_pyt") -> None:
+    def finish(
+        self,
+        job_id: str,
+        action: Action = Action.TRAIN,
+        network: str | None = "classification_pyt",
+        mlflow_run_id: str | None = None,
+    ) -> None:
         """End a job as its flow does: files, tar, result, then Completed."""
         storage, folder = self.facade.storage, layout.job(self.org, job_id)
         storage.write_bytes(f"{folder}/train/model_epoch_002.safetensors", b"weights of epoch 2")
@@ -181,6 +188,7 @@ class Member:
             best_epoch=2,
             latest_epoch=3,
             message="Trained.",
+            mlflow_run_id=mlflow_run_id,
             history=[EpochMetrics(epoch=n, max_epoch=3, metrics={"loss": 1 / n}, seconds=2.0) for n in (1, 2, 3)],
         )
         tar = os.urandom(300_000)
@@ -223,7 +231,7 @@ def free_port() -> int:
 def serve(settings: ApiSettings, prefect: Prefect) -> Iterator[Facade]:
     """Serve a facade from a thread until the generator is closed."""
     app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=3))
+    server = uvicorn.Server(server_config(app, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     try:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Annotated, get_args
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 
-from ....schemas.errors import InvalidInput, YardError
+from ....schemas.errors import InvalidInput
 from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep, SettingsDep
-from ...multipart import FIELD, receive_file
-from ...multipart import Body as UploadBody
-from ...services.experiments.specs import read_schema
+from ...services.experiments.specs import dataset_types, formats_of, read_schema
+from ...uploads import UPLOAD_BODY, receive_upload
 from .query import Filter, Size, Skip, Sort, list_out, matches, page
 from .schemas import DatasetFormat, DatasetIn, DatasetType
-from .translate import dataset_out, dataset_values
+from .translate import dataset_out, dataset_source, dataset_values
 
 router = APIRouter(prefix="/datasets", tags=["DATASET"])
 
@@ -24,20 +23,6 @@ router = APIRouter(prefix="/datasets", tags=["DATASET"])
 UPLOADED = "Server recieved file and upload process started"
 
 _WORDS = {"name": None, "format": get_args(DatasetFormat), "type": get_args(DatasetType)}
-_UPLOAD_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [FIELD],
-                    "properties": {FIELD: {"type": "string", "format": "binary"}},
-                }
-            }
-        },
-    }
-}
 
 Body = Annotated[DatasetIn, Depends(json_body(DatasetIn))]
 
@@ -65,28 +50,35 @@ async def create_dataset(scope: ScopeDep, services: ServicesDep, body: Body) -> 
     """Returns the new Dataset"""
     if body.type is None or body.format is None:
         raise InvalidInput(f"{'type' if body.type is None else 'format'}: it is required.")
-    if body.pull:
-        raise InvalidInput("pull: fetching data is not available yet.", hint="Upload an archive with :upload.")
     values, labels = dataset_values(body)
     view = await services.datasets.create(
-        scope.org, scope.caller.user_id, type=body.type, format=body.format, values=values, labels=labels
+        scope.org,
+        scope.caller.user_id,
+        type=body.type,
+        format=body.format,
+        values=values,
+        labels=labels,
+        source=dataset_source(body),
+        variables=body.docker_env_vars,
     )
     return JSONResponse(dataset_out(view, scope), 201)
 
 
-@router.post("/{dataset_id}:upload", status_code=201, summary="Upload files", openapi_extra=_UPLOAD_BODY)
+@router.get(":get_formats", summary="List formats of Datasets")
+async def list_formats(
+    dataset_type: Annotated[str | None, Query(max_length=100, description="Type of the Datasets")] = None,
+) -> JSONResponse:
+    """Returns the formats that Datasets of a type can have, of all types without one"""
+    types = [dataset_type] if dataset_type else dataset_types()
+    return JSONResponse({"dataset_formats": list(dict.fromkeys(f for kind in types for f in formats_of(kind)))})
+
+
+@router.post("/{dataset_id}:upload", status_code=201, summary="Upload files", openapi_extra=UPLOAD_BODY)
 async def upload_dataset(
     dataset_id: UUID, request: Request, scope: ScopeDep, services: ServicesDep, settings: SettingsDep
 ) -> JSONResponse:
     """Adds the images of a tar or tar.gz to the Dataset; several uploads are merged"""
-    body = UploadBody(request)
-    try:
-        async with services.uploads.receiving(scope.org, dataset_id, body.declared_bytes) as upload:
-            await receive_file(body, upload.archive, settings.upload_max_bytes)
-            await services.uploads.merge(upload)
-    except YardError:
-        await body.drain()
-        raise
+    await receive_upload(request, services, settings, scope.org, dataset_id)
     return JSONResponse({"message": UPLOADED}, 201)
 
 
@@ -109,7 +101,10 @@ async def update_dataset(dataset_id: UUID, scope: ScopeDep, services: ServicesDe
     """Returns the updated Dataset"""
     values, labels = dataset_values(body)
     values |= {name: word for name in ("type", "format") if (word := getattr(body, name)) is not None}
-    return JSONResponse(dataset_out(await services.datasets.update(scope.org, dataset_id, values, labels), scope))
+    view = await services.datasets.update(
+        scope.org, dataset_id, values, labels, source=dataset_source(body), variables=body.docker_env_vars
+    )
+    return JSONResponse(dataset_out(view, scope))
 
 
 @router.delete("/{dataset_id}", summary="Delete Dataset")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Annotated
 from uuid import UUID
 
@@ -14,14 +13,12 @@ from ....schemas.errors import InvalidInput
 from ...body import documented, json_body
 from ...catalog.models import Job
 from ...deps import ScopeDep, ServicesDep
-from ...downloads import open_file, stored_file, stored_text
+from ...downloads import open_file, single_file, stored_file, stored_text
 from ...events import log_events
-from ...services.container import Services
-from ...services.files.files import JobFile
 from ...services.jobs.jobs import JobEnded
 from ...services.jobs.planning import Owner
 from .query import JobSort, Size, Skip, list_out, page
-from .schemas import JobIn, LogIn, ResumeIn, StatusIn
+from .schemas import JobIn, LogIn, PublishIn, ResumeIn, StatusIn
 from .translate import job_out, jobs_asked, speaks_55
 
 _TAR = "application/gzip"
@@ -132,6 +129,36 @@ async def resume_job(
     return JSONResponse({"message": f"Job {job_id} goes on."} if speaks_55(scope) else {})
 
 
+@_resumable.post(
+    "/{job_id}:publish_model", status_code=201, summary="Publish models", openapi_extra=documented(PublishIn)
+)
+async def publish_model(
+    job: JobDep,
+    scope: ScopeDep,
+    services: ServicesDep,
+    body: Annotated[PublishIn, Depends(json_body(PublishIn))],
+) -> JSONResponse:
+    """Registers the chosen checkpoint of a job that is Done in the model registry"""
+    published = await services.publishing.publish(
+        job, name=body.display_name or body.name, team=body.team_name or "", description=body.description or ""
+    )
+    if not speaks_55(scope):
+        return JSONResponse(str(job.id), 201)
+    return JSONResponse({"message": f"Published as version {published.version} of {published.name}."}, 201)
+
+
+@_resumable.delete("/{job_id}:remove_published_model", summary="Remove a published model")
+async def remove_published_model(
+    job: JobDep,
+    services: ServicesDep,
+    team_name: Annotated[str, Query(max_length=100, description="Only what was published for this team")] = "",
+) -> JSONResponse:
+    """Takes what was published of a job out of the model registry"""
+    removed = await services.publishing.remove(job, team=team_name)
+    names = ", ".join(f"version {model.version} of {model.name}" for model in removed)
+    return JSONResponse({"message": f"Removed {names}."})
+
+
 @_jobs.head("/{job_id}:download", include_in_schema=False)
 @_jobs.get("/{job_id}:download", summary="Download Job Artifacts", response_class=Response)
 async def download_job(job: JobDep, request: Request, services: ServicesDep) -> Response:
@@ -142,10 +169,13 @@ async def download_job(job: JobDep, request: Request, services: ServicesDep) -> 
 
 @_jobs.get("/{job_id}:list_files", summary="List files of a Job")
 async def list_files(
-    job: JobDep, services: ServicesDep, retrieve_logs: bool = False, retrieve_specs: bool = False
+    job: JobDep, scope: ScopeDep, services: ServicesDep, retrieve_logs: bool = False, retrieve_specs: bool = False
 ) -> JSONResponse:
     """Returns the names of the files of the job"""
-    return JSONResponse(await services.files.names(job, logs=retrieve_logs, specs=retrieve_specs))
+    names = await services.files.names(job, logs=retrieve_logs, specs=retrieve_specs)
+    if retrieve_logs and speaks_55(scope):
+        names.append(f"../logs/{job.id}.txt")  # the name that these clients wait for
+    return JSONResponse(names)
 
 
 @_jobs.get("/{job_id}:download_selective_files", summary="Download some files of a Job", response_class=Response)
@@ -161,7 +191,7 @@ async def download_selective_files(
     """Download files by name, and the best or latest model; all of them when nothing is chosen"""
     files = await services.files.select(job, file_lists or [], best=best_model, latest=latest_model)
     if not tar_files and len(files) == 1:
-        return await _single(request, services, files[0])
+        return await single_file(request, services.storage, files[0])
     packed, size_bytes = await services.files.pack(files)
     return open_file(packed, size_bytes, media_type=_TAR, name=f"{job.id}.tar.gz")
 
@@ -232,15 +262,6 @@ for _prefix, _enter, _tag, _parts in (
 ):
     for _part in _parts:
         router.include_router(_part, prefix=_prefix, tags=[_tag], dependencies=[Depends(_enter)])
-
-
-async def _single(request: Request, services: Services, file: JobFile) -> Response:
-    """Return one file as it is."""
-    name = PurePosixPath(file.name).name
-    if not file.paths:
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return Response(file.content, media_type="application/octet-stream", headers=headers)
-    return await stored_text(request, services.storage, file.paths, media_type="application/octet-stream", name=name)
 
 
 def _uuid(name: str, text: str) -> UUID:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -33,8 +34,10 @@ def _printable(text: str) -> str:
 
 
 def _telemetry_only(variables: dict[str, str]) -> dict[str, str]:
-    if foreign := [name for name in variables if not name.startswith(("WANDB_", "CLEARML_"))]:
+    if foreign := [name for name in variables if not re.fullmatch("(WANDB|CLEARML)_[A-Z0-9_]{1,90}", name)]:
         raise ValueError(f"only WANDB_ and CLEARML_ variables are allowed, not {foreign[0][:100]!r}")
+    if len(variables) > 100 or any("\0" in value or len(value) > 5000 for value in variables.values()):
+        raise ValueError("up to 100 variables of up to 5000 characters are allowed")
     return variables
 
 
@@ -64,6 +67,7 @@ Line100 = Annotated[str, StringConstraints(max_length=100), AfterValidator(_one_
 Line250 = Annotated[str, StringConstraints(max_length=250), AfterValidator(_one_line)]
 Line500 = Annotated[str, StringConstraints(max_length=500), AfterValidator(_one_line)]
 Line1000 = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_one_line)]
+Line1024 = Annotated[str, StringConstraints(max_length=1024), AfterValidator(_one_line)]
 Line2048 = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_one_line)]
 Text1000 = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_printable)]
 Text5000 = Annotated[str, StringConstraints(max_length=5000), AfterValidator(_printable)]
@@ -166,6 +170,8 @@ NetworkArch = Literal[
     "monai_custom",
     "monai_genai",
 ]
+CloudType = Literal["aws", "azure", "gcp", "huggingface", "self_hosted"]
+FileType = Literal["file", "folder"]
 PullStatus = Literal["starting", "in_progress", "pull_complete", "invalid_pull"]
 ExperimentType = Literal["vision", "medical"]
 CheckpointMethod = Literal["latest_model", "best_model", "from_epoch_number"]
@@ -182,19 +188,43 @@ class LoginIn(_Body):
     ngc_api_key: str = Field(min_length=1, max_length=1000)
 
 
+CloudDetail = Annotated[dict[str, Any], Field(max_length=100)]
+
+
 class CloudDetails(_Body):
-    cloud_file_type: Literal["file", "folder"] | None = None
-    cloud_specific_details: Any = Field(default=None, description="Write-only; not kept.")
-    cloud_type: Literal["aws", "azure", "gcp", "huggingface", "self_hosted"] | None = None
+    cloud_file_path: Line1024 | None = None
+    cloud_file_type: FileType | None = None
+    cloud_specific_details: CloudDetail | None = Field(
+        default=None, description="Bucket, region, keys; the keys are write-only."
+    )
+    cloud_type: CloudType | None = None
+
+
+class WorkspaceIn(_Body):
+    """Body of workspace POST, PUT and PATCH."""
+
+    cloud_specific_details: CloudDetail | None = Field(
+        default=None, description="Bucket, region, keys; the keys are write-only."
+    )
+    cloud_type: CloudType | None = None
+    description: Text1000 | None = None
+    name: Line500 | None = None
+    user_id: Line36 | None = None
+    version: Line500 | None = None
 
 
 class DatasetIn(_Body):
-    """Body of dataset POST, PUT and PATCH. Write-only fields are checked and not kept."""
+    """Body of dataset POST, PUT and PATCH.
+
+    Data are fetched from the archive at `pull` or `client_url`, from `cloud_details`, or from `cloud_file_path` of a
+    `workspace`; without any of them they are uploaded.
+    """
 
     client_id: Line2048 | None = None
     client_secret: Line2048 | None = None
     client_url: Line2048 | None = None
     cloud_details: CloudDetails | None = None
+    cloud_file_path: Line1024 | None = None
     description: Text1000 | None = None
     docker_env_vars: Variables | None = None
     filters: Line2048 | None = None
@@ -204,8 +234,10 @@ class DatasetIn(_Body):
     pull: Line2048 | None = None
     status: Literal[PullStatus, "not_present", "present"] | None = None
     type: DatasetType | None = None
+    use_for: list[Line100] | None = Field(default=None, max_length=10)
     user_id: Line36 | None = None
     version: Annotated[str, StringConstraints(max_length=10), AfterValidator(_one_line)] | None = None
+    workspace: UUID | None = None
 
 
 class AutomlSettings(_Body):
@@ -257,6 +289,7 @@ class ExperimentIn(AutomlSettings):
     type: ExperimentType | None = None
     user_id: Line36 | None = None
     version: Line500 | None = None
+    workspace: UUID | None = None
 
 
 class JobIn(_Body):
@@ -296,6 +329,20 @@ class JobIn(_Body):
 
 class ResumeIn(_Body):
     parent_job_id: UUID | None = None
+    specs: dict[str, Any] | None = None
+
+
+class PublishIn(_Body):
+    """Clients of 5.5 send the first three; the document prints the body of a job."""
+
+    display_name: Line500 | None = Field(default=None, description="The name of the experiment by default.")
+    description: Text1000 | None = None
+    team_name: Line100 | None = None
+    action: ActionWord | None = None
+    name: Line500 | None = Field(default=None, description="As display_name.")
+    num_gpu: Count | None = None
+    parent_job_id: UUID | None = None
+    platform: Platform | None = None
     specs: dict[str, Any] | None = None
 
 

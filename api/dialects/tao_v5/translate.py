@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from ....schemas.attempts import Priority
-from ....schemas.results import JobResult
+from ....schemas.base_experiments import WEIGHTS_FILE, BaseExperiment
+from ....schemas.errors import InvalidInput
 from ....schemas.states import JobState
+from ...catalog.clouds import Workspace
 from ...deps import Scope
 from ...services.accounts.usage import Use
 from ...services.data.data_status import DatasetStatus
 from ...services.data.datasets import DatasetView
+from ...services.data.pull_states import PullState
+from ...services.data.sources import Source
 from ...services.experiments.experiments import ExperimentView
-from ...services.experiments.specs import dataset_actions
+from ...services.experiments.specs import dataset_actions, find_network
 from ...services.jobs.planning import Limits, NewJob
 from ...services.jobs.reasons import JobView
-from .schemas import AutomlSettings, DatasetIn, ExperimentIn, JobIn
+from ...services.jobs.variables import HIDDEN
+from ..tao_results import result_out, time_out
+from .schemas import AutomlSettings, DatasetIn, ExperimentIn, JobIn, WorkspaceIn
 
 _STATUS = {
     JobState.WAITING: "Pending",
@@ -37,15 +41,6 @@ _STATUS_55 = _STATUS | {
     JobState.CANCELLING: "Canceling",
     JobState.PAUSED: "Paused",
 }
-_DETAILED = {
-    "Pending": "PENDING",
-    "Running": "RUNNING",
-    "Pausing": "RUNNING",
-    "Canceling": "RUNNING",
-    "Paused": "PAUSED",
-    "Done": "SUCCESS",
-    "Error": "FAILURE",
-}
 
 _DATASET_STATUS = {
     DatasetStatus.EMPTY: "starting",
@@ -60,7 +55,7 @@ _DATASET_STATUS_BY_USER = {
 }
 
 #: Descriptive fields that are kept as they come.
-_DATASET_LABELS = ("logo", "client_url")
+_DATASET_LABELS = ("logo", "use_for")
 _EXPERIMENT_LABELS = (
     "additional_id_info",
     "bundle_url",
@@ -76,11 +71,8 @@ _EXPERIMENT_LABELS = (
     "sha256_digest",
     "type",
 )
-
-
-def time_out(moment: datetime) -> str:
-    """Return a time without a zone, at most 26 characters."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat()
+#: Fields of base experiments that are told of models of other makers; nothing here has them.
+_NOT_KNOWN = {"backbone_class": "", "backbone_type": "", "domain": "", "task": ""}
 
 
 def dataset_values(body: DatasetIn) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -88,14 +80,43 @@ def dataset_values(body: DatasetIn) -> tuple[dict[str, Any], dict[str, Any]]:
     given = body.model_dump(exclude_none=True)
     values: dict[str, Any] = {name: given[name] for name in ("name", "description", "version") if name in given}
     labels = {name: given[name] for name in _DATASET_LABELS if name in given}
-    if body.cloud_details is not None:
-        labels["cloud_details"] = _cloud_details(given["cloud_details"])
     return values, labels
 
 
+def dataset_source(body: DatasetIn) -> Source | None:
+    """Return where the files are fetched from, None when they are uploaded.
+
+    Raises:
+        InvalidInput: two places at once, or a path without a place.
+    """
+    found: list[Source] = []
+    for name in ("pull", "client_url"):
+        if url := getattr(body, name):
+            found.append(Source(url=url, labels={"field": name}))
+    cloud = body.cloud_details
+    if cloud is not None and cloud.cloud_specific_details:
+        if cloud.cloud_type is None:
+            raise InvalidInput("cloud_details.cloud_type: it is required.")
+        details = dict(cloud.cloud_specific_details)
+        path = cloud.cloud_file_path or details.pop("cloud_file_path", None) or body.cloud_file_path or ""
+        if not isinstance(path, str):
+            raise InvalidInput("cloud_details.cloud_specific_details.cloud_file_path: it is no text.")
+        found.append(Source(cloud_type=cloud.cloud_type, details=details, path=path, file_type=cloud.cloud_file_type))
+    if body.workspace is not None:
+        found.append(Source(workspace_id=body.workspace, path=body.cloud_file_path or ""))
+    elif body.cloud_file_path is not None and not found:
+        raise InvalidInput("cloud_file_path: it goes with a workspace or with cloud_details.")
+    if len(found) > 1:
+        raise InvalidInput(
+            "The files can come from one place only.", hint="Give one of pull, client_url, cloud_details, workspace."
+        )
+    return found[0] if found else None
+
+
 def dataset_out(view: DatasetView, scope: Scope) -> dict[str, Any]:
-    row = view.row
-    words = _DATASET_STATUS_BY_USER if scope.by_user else _DATASET_STATUS
+    row, pull = view.row, view.pull
+    source = pull.source if pull is not None else {}
+    addresses = {source.get("labels", {}).get("field"): source.get("url")}
     return {
         "id": str(row.id),
         "created_on": time_out(row.created_at),
@@ -108,10 +129,57 @@ def dataset_out(view: DatasetView, scope: Scope) -> dict[str, Any]:
         "format": row.format,
         "actions": list(dataset_actions(row.type)),
         "jobs": [job_out(job, scope) for job in view.jobs],
-        "status": words[DatasetStatus(row.status)],
-        "client_url": row.labels.get("client_url", ""),
-        "cloud_details": row.labels.get("cloud_details", {}),
-        "docker_env_vars": {},
+        "status": dataset_status(view, scope),
+        **({"message": pull.message} if pull is not None and pull.message else {}),
+        "pull": addresses.get("pull") or "",
+        "client_url": addresses.get("client_url") or "",
+        "cloud_details": _cloud_out(source),
+        "cloud_file_path": source.get("path", ""),
+        "workspace": _text(pull.workspace_id) if pull is not None else None,
+        "use_for": row.labels.get("use_for", []),
+        "docker_env_vars": dict.fromkeys(view.variables, HIDDEN),
+    }
+
+
+def dataset_status(view: DatasetView, scope: Scope) -> str:
+    words = _DATASET_STATUS_BY_USER if scope.by_user else _DATASET_STATUS
+    status = DatasetStatus(view.row.status)
+    if view.pull is not None:
+        if status is DatasetStatus.EMPTY:
+            return "invalid_pull" if view.pull.state == PullState.FAILED else "in_progress"
+        if status is DatasetStatus.RECEIVING and view.pull.state == PullState.WAITING:
+            return "starting"
+    return words[status]
+
+
+def _cloud_out(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where data lie in a cloud, without what opens it."""
+    if not source.get("cloud_type"):
+        return {}
+    file_type = source.get("file_type")
+    return {
+        "cloud_type": source["cloud_type"],
+        **({"cloud_file_type": file_type} if file_type else {}),
+        "cloud_specific_details": source.get("details", {}),
+    }
+
+
+def workspace_values(body: WorkspaceIn) -> dict[str, Any]:
+    """Return the columns of a workspace as far as the body sets them."""
+    given = body.model_dump(exclude_none=True)
+    return {name: given[name] for name in ("name", "description", "version") if name in given}
+
+
+def workspace_out(row: Workspace) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "created_on": time_out(row.created_at),
+        "last_modified": time_out(row.updated_at),
+        "name": row.name,
+        "description": row.description,
+        "version": row.version,
+        "cloud_type": row.cloud_type,
+        "cloud_specific_details": row.details,
     }
 
 
@@ -132,7 +200,12 @@ def experiment_values(body: ExperimentIn) -> tuple[dict[str, Any], dict[str, Any
         values["sweep"] = sweep
     labels = {name: given[name] for name in _EXPERIMENT_LABELS if name in given}
     if body.cloud_details is not None:
-        labels["cloud_details"] = _cloud_details(given["cloud_details"])
+        kept = ("cloud_file_type", "cloud_type")
+        labels["cloud_details"] = {
+            name: given["cloud_details"][name] for name in kept if name in given["cloud_details"]
+        }
+    if body.workspace is not None:
+        labels["workspace"] = str(body.workspace)
     datasets: dict[str, list[Any]] = {}
     if "train_datasets" in body.model_fields_set:
         datasets["train"] = list(body.train_datasets or [])
@@ -186,9 +259,64 @@ def experiment_out(view: ExperimentView, scope: Scope) -> dict[str, Any]:
         "realtime_infer_support": False,
         "spec_file_present": True,
         "cloud_details": labels.get("cloud_details", {}),
-        "docker_env_vars": {},
+        "workspace": labels.get("workspace"),
+        "docker_env_vars": dict.fromkeys(view.variables, HIDDEN),
+        **_NOT_KNOWN,
         "jobs": [job_out(job, scope) for job in view.jobs],
     }
+
+
+def base_out(base: BaseExperiment, scope: Scope) -> dict[str, Any]:
+    """Return pretrained weights as an experiment. Clients know them by the `encryption_key` that they do not have."""
+    network = find_network(base.network)
+    sweep = {"automl_enabled": False}
+    return {
+        "id": str(base.id),
+        "created_on": time_out(base.created_at),
+        "last_modified": time_out(base.created_at),
+        "name": base.name,
+        "description": base.description,
+        "version": base.version,
+        "logo": "",
+        "type": "vision",
+        "network_arch": base.network,
+        "ngc_path": base.path,
+        "additional_id_info": "",
+        "bundle_url": "",
+        "dataset_type": network.dataset_type,
+        "dataset_formats": list(network.dataset_formats),
+        "actions": [],
+        "license": base.licence,
+        "public": True,
+        "read_only": True,
+        "is_ptm_backbone": base.is_backbone,
+        "train_datasets": [],
+        "eval_dataset": None,
+        "inference_dataset": None,
+        "calibration_dataset": None,
+        "base_experiment": [],
+        "base_experiment_pull_complete": "pull_complete",
+        "checkpoint_choose_method": "best_model",
+        "checkpoint_epoch_number": {},
+        "metric": network.key_metric,
+        "automl_settings": sweep,
+        **(sweep if scope.by_user else {}),
+        "model_params": {},
+        "sha256_digest": {WEIGHTS_FILE: base.sha256},
+        "realtime_infer": False,
+        "realtime_infer_request_timeout": 60,
+        "realtime_infer_support": False,
+        "spec_file_present": False,
+        "cloud_details": {},
+        "workspace": None,
+        "docker_env_vars": {},
+        **_NOT_KNOWN,
+        "jobs": [],
+    }
+
+
+def listed_out(view: ExperimentView | BaseExperiment, scope: Scope) -> dict[str, Any]:
+    return base_out(view, scope) if isinstance(view, BaseExperiment) else experiment_out(view, scope)
 
 
 def jobs_asked(body: JobIn) -> list[NewJob]:
@@ -221,7 +349,9 @@ def job_out(view: JobView, scope: Scope) -> dict[str, Any]:
     words = _STATUS_55 if speaks_55(scope) else _STATUS
     status = words[JobState(job.state)]
     stats = {"file_size": job.tar_size_bytes, "sha256_digest": job.tar_sha256} if job.tar_size_bytes else {}
-    owner = {"experiment_id": _text(job.experiment_id)} if job.experiment_id else {"dataset_id": _text(job.dataset_id)}
+    owner: dict[str, Any] = {"dataset_id": _text(job.dataset_id)}
+    if job.experiment_id:
+        owner = {"experiment_id": _text(job.experiment_id), "sync": False}
     extra = {
         "num_gpu": job.num_gpu,
         "platform": job.platform,
@@ -239,7 +369,7 @@ def job_out(view: JobView, scope: Scope) -> dict[str, Any]:
         "created_on": time_out(job.created_at),
         "last_modified": time_out(job.updated_at),
         "status": status,
-        "result": _result_out(view, status),
+        "result": result_out(view, status),
         "specs": job.spec,
         "job_tar_stats": stats,
         "name": job.name,
@@ -264,96 +394,6 @@ def use_out(use: Use, currency: str, storage_bytes: int | None = None) -> dict[s
 def speaks_55(scope: Scope) -> bool:
     """Tell whether the client knows the words and answers that came with release 5.5."""
     return scope.caller.release >= (5, 5)
-
-
-def _result_out(view: JobView, status: str) -> dict[str, Any]:
-    job, message = view.row, view.message
-    moment = time_out(job.progress_at or job.state_at)
-    out: dict[str, Any] = {
-        "detailed_status": {
-            "date": moment[:10],
-            "time": moment[11:19],
-            "message": message,
-            "status": _DETAILED.get(status, "CANCELED"),
-        },
-        "message": message,
-    }
-    if job.history:
-        last = job.history[-1]
-        seconds = [epoch["seconds"] for epoch in job.history]
-        out |= {
-            "epoch": last["epoch"],
-            "max_epoch": last["max_epoch"],
-            "time_per_epoch": _duration(sum(seconds) / len(seconds)),
-            "graphical": _curves(job.history),
-        }
-    if job.eta_s is not None:
-        out["eta"] = _duration(job.eta_s)
-    if job.result is not None:
-        out |= _kpi_out(JobResult.model_validate(job.result))
-    return out
-
-
-def _kpi_out(result: JobResult) -> dict[str, Any]:
-    epoch = str(result.best_epoch or result.latest_epoch or 1)
-    out: dict[str, Any] = {
-        "kpi": [{"metric": name[:100], "values": {epoch: _number(value)}} for name, value in result.kpi.items()],
-        "categorical": [
-            {
-                "metric": metric[:100],
-                "category_wise_values": [
-                    {"category": name[:500], "value": _number(value)} for name, value in by_class.items()
-                ],
-            }
-            for metric, by_class in result.categorical.items()
-        ],
-    }
-    if result.key_metric is not None and result.key_metric in result.kpi:
-        out["key_metric"] = _number(result.kpi[result.key_metric])
-    stats = {
-        "parameters": result.parameter_count,
-        "model_size_bytes": result.model.size_bytes if result.model is not None else None,
-    }
-    out["stats"] = [{"metric": name, "value": str(value)} for name, value in stats.items() if value is not None]
-    return out
-
-
-def _curves(history: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the metrics of the epochs, one curve for each."""
-    curves: dict[str, dict[str, float | None]] = {}
-    for epoch in history:
-        for metric, value in epoch["metrics"].items():
-            curves.setdefault(metric, {})[str(epoch["epoch"])] = _number(value)
-    out = []
-    for metric, values in curves.items():
-        known = [value for value in values.values() if value is not None]
-        epochs = [int(number) for number in values]
-        out.append(
-            {
-                "metric": metric[:100],
-                "values": values,
-                "x_min": min(epochs),
-                "x_max": max(epochs),
-                "y_min": min(known, default=None),
-                "y_max": max(known, default=None),
-                "units": "",
-            }
-        )
-    return out
-
-
-def _cloud_details(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where data lie in a cloud, without the credentials that come along."""
-    return {name: given[name] for name in ("cloud_file_type", "cloud_type") if name in given}
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(max(0.0, seconds), 60)
-    return f"{int(minutes // 60)}:{int(minutes % 60):02}:{rest:05.2f}"
 
 
 def _text(value: object) -> str | None:

@@ -10,7 +10,8 @@ from fastapi.responses import JSONResponse
 
 from ....schemas.errors import InvalidInput
 from ...deps import ScopeDep, ServicesDep
-from .translate import time_out, use_out
+from ..tao_results import time_out
+from .translate import use_out
 
 router = APIRouter(prefix="/usage", tags=["USAGE"])
 

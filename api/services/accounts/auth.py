@@ -13,12 +13,13 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, or_, select, update
 
 from ....schemas.errors import InvalidInput, NotAuthenticated, NotFound
 from ...auth import Grant, Tokens
 from ...catalog import Catalog
 from ...catalog.models import ApiKey, Membership, Org, User, utc_now
+from .rates import Budget, refuse
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ _PREFIX_CHARS = 11
 _ORG = re.compile(r"[a-zA-Z0-9]{1,255}")
 _USER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._@+-]{0,254}")
 _LAST_USED_STEP = timedelta(minutes=1)
+_OVERLAP_MAX = timedelta(days=31)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +55,18 @@ class KeyInfo:
     created_at: datetime
     last_used_at: datetime | None
     revoked_at: datetime | None
+    """From when on it is refused. It lies ahead for a key that was replaced and may be used a little longer."""
+
+    @property
+    def active(self) -> bool:
+        return self.revoked_at is None or self.revoked_at > utc_now()
 
 
 class AuthService:
-    def __init__(self, catalog: Catalog, tokens: Tokens) -> None:
+    def __init__(self, catalog: Catalog, tokens: Tokens, budget: Budget) -> None:
         self._catalog = catalog
         self._tokens = tokens
+        self._budget = budget
 
     async def login(self, key: str) -> tuple[UUID, str]:
         """Return the user id of the key's holder and a fresh token.
@@ -66,32 +74,80 @@ class AuthService:
         Raises:
             NotAuthenticated: unknown or revoked key.
         """
+        key_id, caller = await self._holder(key, True)
+        return caller.user_id, self._tokens.issue(Grant(user_id=caller.user_id, org=caller.org, key_id=key_id))
+
+    async def authenticate_key(self, key: str, *, counted: bool = True) -> Caller:
+        """Return who an API key belongs to; not `counted` when it is looked at again within one request.
+
+        Raises:
+            NotAuthenticated: unknown or revoked key.
+            TooManyRequests: as `admit`.
+        """
+        _, caller = await self._holder(key, counted)
+        return caller
+
+    async def issue_key(self, org: str, user_id: UUID, release: str = "5.3") -> str:
+        """Make another key for a member of an org, for a program that acts for them, and return it.
+
+        Raises:
+            NotFound: no such member.
+        """
+        key, row = _new_key(org, user_id, release)
+        async with self._catalog.writing() as session:
+            if await session.get(Membership, (org, user_id)) is None:
+                raise NotFound("The user is no member of the org.")
+            session.add(row)
+        return key
+
+    def admit(self, org: str, user_id: UUID) -> None:
+        """Count a request of somebody who has shown who they are.
+
+        Raises:
+            TooManyRequests: there were too many lately.
+        """
+        who = (org, user_id)
+        if (wait_s := self._budget.wait_s(who)) > 0:
+            raise refuse(wait_s)
+        self._budget.spend(who)
+
+    async def _holder(self, key: str, counted: bool) -> tuple[UUID, Caller]:
         digest = _hash(key)
+        now = utc_now()
         async with self._catalog.reading() as session:
-            candidates = await session.scalars(select(ApiKey).where(ApiKey.prefix == key[:_PREFIX_CHARS]))
+            candidates = await session.execute(
+                select(ApiKey, User.name)
+                .join(User, User.id == ApiKey.user_id)
+                .join(Membership, (Membership.user_id == ApiKey.user_id) & (Membership.org == ApiKey.org))
+                .where(ApiKey.prefix == key[:_PREFIX_CHARS], _is_active(now))
+            )
             # every candidate is compared, in constant time, so that the answer tells nothing about a near miss
             match = None
             for candidate in candidates:
-                if hmac.compare_digest(candidate.sha256, digest) and candidate.revoked_at is None:
+                if hmac.compare_digest(candidate[0].sha256, digest):
                     match = candidate
         if match is None:
             raise NotAuthenticated(
                 "The API key is not valid.", hint="Ask for one: `trainyard keys create --org ORG --user USER`."
             )
-        now = utc_now()
-        if match.last_used_at is None or now - match.last_used_at > _LAST_USED_STEP:
+        row, user = match
+        if counted:
+            self.admit(row.org, row.user_id)
+        if row.last_used_at is None or now - row.last_used_at > _LAST_USED_STEP:
             async with self._catalog.writing() as session:
-                await session.execute(update(ApiKey).where(ApiKey.id == match.id).values(last_used_at=now))
-        grant = Grant(user_id=match.user_id, org=match.org, key_id=match.id)
-        return match.user_id, self._tokens.issue(grant)
+                await session.execute(update(ApiKey).where(ApiKey.id == row.id).values(last_used_at=now))
+        return row.id, Caller(user_id=row.user_id, user=user, org=row.org, release=_release(row.release))
 
-    async def authenticate(self, token: str) -> Caller:
-        """Return who a token belongs to.
+    async def authenticate(self, token: str, *, counted: bool = True) -> Caller:
+        """Return who a token belongs to; not `counted` when it is looked at again within one request.
 
         Raises:
             NotAuthenticated: bad token, or its key was revoked or is not the user's any more.
+            TooManyRequests: as `admit`.
         """
         grant = self._tokens.verify(token)
+        if counted:
+            self.admit(grant.org, grant.user_id)
         async with self._catalog.reading() as session:
             row = (
                 await session.execute(
@@ -102,14 +158,13 @@ class AuthService:
                         ApiKey.id == grant.key_id,
                         ApiKey.user_id == grant.user_id,
                         ApiKey.org == grant.org,
-                        ApiKey.revoked_at.is_(None),
+                        _is_active(utc_now()),
                     )
                 )
             ).one_or_none()
         if row is None:
             raise NotAuthenticated("The API key behind the token was revoked.")
-        major, minor = row.release.split(".")
-        return Caller(user_id=grant.user_id, user=row.name, org=grant.org, release=(int(major), int(minor)))
+        return Caller(user_id=grant.user_id, user=row.name, org=grant.org, release=_release(row.release))
 
 
 def user_id_of(user: str) -> UUID:
@@ -128,11 +183,11 @@ def create_key(database_url: str, org: str, user: str, release: str = "5.3") -> 
         raise InvalidInput(f"{user!r} cannot be a user name.", hint="Use letters, digits and . _ @ + -")
     if release not in RELEASES:
         raise InvalidInput(f"There is no API release {release!r}.", hint=f"There are {', '.join(RELEASES)}.")
-    key = _MARK + secrets.token_urlsafe(32)
+    user_id = user_id_of(user)
+    key, row = _new_key(org, user_id, release)
 
     async def run(catalog: Catalog) -> None:
         await catalog.upgrade()
-        user_id = user_id_of(user)
         async with catalog.writing() as session:
             if await session.get(Org, org) is None:
                 session.add(Org(name=org))
@@ -141,16 +196,7 @@ def create_key(database_url: str, org: str, user: str, release: str = "5.3") -> 
             await session.flush()
             if await session.get(Membership, (org, user_id)) is None:
                 session.add(Membership(org=org, user_id=user_id))
-            session.add(
-                ApiKey(
-                    id=uuid4(),
-                    org=org,
-                    user_id=user_id,
-                    prefix=key[:_PREFIX_CHARS],
-                    sha256=_hash(key),
-                    release=release,
-                )
-            )
+            session.add(row)
 
     _with_catalog(database_url, run)
     return key
@@ -189,22 +235,67 @@ def revoke_key(database_url: str, key: str) -> KeyInfo:
         NotFound: no such key, or it is revoked already.
         InvalidInput: several keys begin so.
     """
+    info = _find_key(database_url, key)
+
+    async def run(catalog: Catalog) -> None:
+        async with catalog.writing() as session:
+            await session.execute(update(ApiKey).where(ApiKey.id == info.id).values(revoked_at=utc_now()))
+
+    _with_catalog(database_url, run)
+    return info
+
+
+def rotate_key(database_url: str, key: str, overlap: timedelta = timedelta(0)) -> str:
+    """Return a new key for the holder of the key with this id, prefix or full text.
+
+    The old key and its tokens work for `overlap` longer, so that programs can change over one after the other.
+
+    Raises:
+        NotFound: no such key, or it is revoked already.
+        InvalidInput: several keys begin so, or the overlap is longer than a month.
+    """
+    if not timedelta(0) <= overlap <= _OVERLAP_MAX:
+        raise InvalidInput(f"The overlap is not 0 to {_OVERLAP_MAX.days} days.")
+    info = _find_key(database_url, key)
+    new, row = _new_key(info.org, user_id_of(info.user), info.release)
+
+    async def run(catalog: Catalog) -> None:
+        end = utc_now() + overlap
+        async with catalog.writing() as session:
+            session.add(row)
+            old = await session.get_one(ApiKey, info.id)
+            old.revoked_at = end if old.revoked_at is None else min(end, old.revoked_at)
+
+    _with_catalog(database_url, run)
+    return new
+
+
+def _find_key(database_url: str, key: str) -> KeyInfo:
     matches = [
         info
         for info in list_keys(database_url)
-        if info.revoked_at is None and (str(info.id) == key or (len(key) >= 4 and key[:_PREFIX_CHARS] == info.prefix))
+        if info.active and (str(info.id) == key or (len(key) >= 4 and key[:_PREFIX_CHARS] == info.prefix))
     ]
     if not matches:
         raise NotFound(f"There is no active key {key[:_PREFIX_CHARS]}….", hint="`trainyard keys list` shows all keys.")
     if len(matches) > 1:
         raise InvalidInput(f"{len(matches)} keys begin with {key[:_PREFIX_CHARS]}.", hint="Name the key by its id.")
-
-    async def run(catalog: Catalog) -> None:
-        async with catalog.writing() as session:
-            await session.execute(update(ApiKey).where(ApiKey.id == matches[0].id).values(revoked_at=utc_now()))
-
-    _with_catalog(database_url, run)
     return matches[0]
+
+
+def _new_key(org: str, user_id: UUID, release: str) -> tuple[str, ApiKey]:
+    key = _MARK + secrets.token_urlsafe(32)
+    prefix, sha256 = key[:_PREFIX_CHARS], _hash(key)
+    return key, ApiKey(id=uuid4(), org=org, user_id=user_id, prefix=prefix, sha256=sha256, release=release)
+
+
+def _is_active(now: datetime) -> ColumnElement[bool]:
+    return or_(ApiKey.revoked_at.is_(None), ApiKey.revoked_at > now)
+
+
+def _release(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")
+    return int(major), int(minor)
 
 
 def _with_catalog(database_url: str, work: Callable[[Catalog], Awaitable[T]]) -> T:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ....schemas.errors import InvalidInput, NotFound, QuotaExceeded
 from ...catalog import Catalog
+from ...catalog.bundles import Bundle
 from ...catalog.models import Dataset, Job, Org
 from ..jobs.facts import read_active
 
@@ -88,10 +89,10 @@ def list_orgs(database_url: str) -> list[OrgInfo]:
 
 
 async def read_storage_bytes(session: AsyncSession, org: str) -> int:
-    """Return the bytes of the data sets and jobs of an org, as of their last change."""
+    """Return the bytes of the data sets, jobs and bundles of an org, as of their last change."""
     sizes = [
         await session.scalar(select(func.coalesce(func.sum(model.size_bytes), 0)).where(model.org == org))
-        for model in (Dataset, Job)
+        for model in (Dataset, Job, Bundle)
     ]
     return sum(size or 0 for size in sizes)
 

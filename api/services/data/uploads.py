@@ -47,6 +47,11 @@ class Upload:
     def archive(self) -> Path:
         return self.folder / "archive"
 
+    @property
+    def staged(self) -> Path:
+        """Where files lie that do not come in an archive, or no longer."""
+        return self.folder / "staged"
+
 
 class UploadService:
     def __init__(
@@ -71,8 +76,12 @@ class UploadService:
             logger.warning("An upload to the data set %s was interrupted; what it had brought is gone.", row.id)
 
     @asynccontextmanager
-    async def receiving(self, org: str, dataset_id: UUID, expected_bytes: int | None) -> AsyncIterator[Upload]:
+    async def receiving(
+        self, org: str, dataset_id: UUID, expected_bytes: int | None, *, reserved: bool = False
+    ) -> AsyncIterator[Upload]:
         """Hold a data set for one upload; whatever the block does not `merge` is gone after it.
+
+        `reserved` says that the caller holds it already.
 
         Raises:
             Conflict: another upload to the data set is going on.
@@ -82,7 +91,7 @@ class UploadService:
         async with self._catalog.writing() as session:
             row = await read_dataset(session, org, dataset_id, lock=True)
             await refuse_full_storage(session, org, expected_bytes or 0)
-            if row.status == DatasetStatus.RECEIVING:
+            if row.status == DatasetStatus.RECEIVING and not reserved:
                 raise Conflict(
                     "Another upload to this data set is being unpacked.", hint="Send the next piece when it is done."
                 )
@@ -92,7 +101,7 @@ class UploadService:
             await asyncio.to_thread(self._prepare, upload.folder, expected_bytes or 0)
             yield upload
         finally:
-            await asyncio.shield(self._finish(upload))
+            await asyncio.shield(self._finish(upload, reserved=reserved))
 
     async def merge(self, upload: Upload) -> RawManifest:
         """Unpack and check the received archive and add its files to the data set.
@@ -102,16 +111,29 @@ class UploadService:
         """
         return await asyncio.to_thread(self._merge, upload)
 
-    async def _finish(self, upload: Upload) -> None:
-        await asyncio.to_thread(shutil.rmtree, upload.folder, ignore_errors=True)
-        await self._release(upload.org, upload.dataset_id)
+    async def merge_staged(self, upload: Upload) -> RawManifest:
+        """As `merge`, for files in the folder `staged`."""
+        return await asyncio.to_thread(self._merge_staged, upload)
+
+    async def check_quota(self, org: str, size_bytes: int) -> None:
+        """Raise `QuotaExceeded` when the org may not keep so many bytes more."""
+        async with self._catalog.reading() as session:
+            await refuse_full_storage(session, org, size_bytes)
+
+    async def release(self, org: str, dataset_id: UUID) -> None:
+        """Let others use the data set again, as it is now, and the jobs start that wait for it."""
+        await self._release(org, dataset_id)
         try:
-            await self._settler.settle_dataset(upload.org, upload.dataset_id)
+            await self._settler.settle_dataset(org, dataset_id)
         except YardError as error:  # the upload is over all the same, and the reconciler settles again
-            logger.warning("The jobs that wait for the data set %s were not settled: %s", upload.dataset_id, error)
+            logger.warning("The jobs that wait for the data set %s were not settled: %s", dataset_id, error)
+
+    async def _finish(self, upload: Upload, *, reserved: bool) -> None:
+        await asyncio.to_thread(shutil.rmtree, upload.folder, ignore_errors=True)
+        if not reserved:
+            await self.release(upload.org, upload.dataset_id)
 
     async def _release(self, org: str, dataset_id: UUID) -> None:
-        """Let others use the data set again, as it is now."""
         manifest = await asyncio.to_thread(self._read_manifest, layout.dataset(org, dataset_id))
         values = {
             "status": DatasetStatus.READY if manifest is not None else DatasetStatus.EMPTY,
@@ -131,9 +153,12 @@ class UploadService:
             )
 
     def _merge(self, upload: Upload) -> RawManifest:
-        staged = upload.folder / "staged"
-        extract_archive(upload.archive, staged)
+        extract_archive(upload.archive, upload.staged)
         upload.archive.unlink()
+        return self._merge_staged(upload)
+
+    def _merge_staged(self, upload: Upload) -> RawManifest:
+        staged = upload.staged
         check_layout(staged, upload.format)
         targets = canonical_paths(staged, upload.format)
         folder = layout.dataset(upload.org, upload.dataset_id)

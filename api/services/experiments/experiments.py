@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ....blocks import ArtifactStorage, layout
 from ....networks.registry import Network
+from ....schemas.base_experiments import BaseExperiment
 from ....schemas.errors import InvalidInput, NotFound
 from ....schemas.jobs import Datasets
 from ....schemas.states import FINAL, JobState
@@ -20,12 +20,15 @@ from ...catalog import Catalog
 from ...catalog.models import Dataset, Experiment, ExperimentDataset, Job, Purge, utc_now
 from ..access import read_dataset, read_experiment
 from ..accounts.idempotency import new_id
+from ..data.workspaces import read_workspace
 from ..jobs.jobs_query import newest_jobs
 from ..jobs.reasons import JobView, Reasons
 from ..jobs.runs import FlowRuns
 from ..jobs.stopping import CANCEL, stop_run
+from ..jobs.variables import VariableBook
 from ..paging import Match, Page, conditions, read_page
 from ..upkeep.cleanup import CleanUp, needed, purge_of, refuse
+from .base import BaseExperimentService, merge_page
 from .records import ROLES, read_datasets, write_record
 from .specs import find_network
 
@@ -48,17 +51,28 @@ class ExperimentView:
     datasets: Datasets
     network: Network
     jobs: list[JobView]
+    variables: tuple[str, ...] = ()
+    """Names of the environment variables of its jobs."""
 
 
 class ExperimentService:
     def __init__(
-        self, catalog: Catalog, storage: ArtifactStorage, runs: FlowRuns, cleanup: CleanUp, reasons: Reasons
+        self,
+        catalog: Catalog,
+        storage: ArtifactStorage,
+        runs: FlowRuns,
+        cleanup: CleanUp,
+        reasons: Reasons,
+        base: BaseExperimentService,
+        variables: VariableBook,
     ) -> None:
         self._catalog = catalog
         self._storage = storage
         self._runs = runs
         self._cleanup = cleanup
         self._reasons = reasons
+        self._base = base
+        self._variables = variables
 
     async def create(
         self,
@@ -69,6 +83,7 @@ class ExperimentService:
         values: Mapping[str, Any],
         labels: Mapping[str, Any],
         datasets: Mapping[str, Sequence[UUID]],
+        variables: Mapping[str, str] | None = None,
     ) -> ExperimentView:
         """Add an experiment. `values` are columns, `datasets` the ids by role.
 
@@ -100,7 +115,9 @@ class ExperimentService:
                 return await self._view(session, made)
             session.add(row)
             await session.flush()
+            await _check_workspace(session, org, labels)
             await self._assign(session, row, record, datasets)
+            await self._variables.write(session, org, row.id, variables)
             await write_record(session, self._storage, row)
             return await self._view(session, row)
 
@@ -113,11 +130,23 @@ class ExperimentService:
         query = select(Experiment).where(Experiment.org == org, *conditions(_COLUMNS, matches))
         async with self._catalog.reading() as session:
             rows, total = await read_page(session, query, Experiment, page)
-            ids = [row.id for row in rows]
-            datasets = await read_datasets(session, ids)
-            jobs = await newest_jobs(session, self._reasons, Job.experiment_id, ids)
-        views = [ExperimentView(row, datasets[row.id], find_network(row.network), jobs[row.id]) for row in rows]
-        return views, total
+            return await self._views(session, rows), total
+
+    async def read_list_with_base(
+        self, org: str, matches: Sequence[Match], page: Page
+    ) -> tuple[list[ExperimentView | BaseExperiment], int]:
+        """As `read_list`, with the base experiments of the yard among those of the org."""
+        bases = await self._base.read_list(matches, page)
+        query = select(Experiment).where(Experiment.org == org, *conditions(_COLUMNS, matches))
+        async with self._catalog.reading() as session:
+            rows, total = await read_page(session, query, Experiment, page, lead=len(bases))
+            views = await self._views(session, rows)
+
+        def key(view: ExperimentView) -> tuple[object, str]:
+            return (view.row.name if page.by_name else view.row.created_at, view.row.id.hex)
+
+        first = max(0, page.skip - len(bases))
+        return merge_page(views, first, key, bases, page), total + len(bases)
 
     async def update(
         self,
@@ -128,8 +157,10 @@ class ExperimentService:
         labels: Mapping[str, Any],
         datasets: Mapping[str, Sequence[UUID]],
         network: str | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> ExperimentView:
         """Change what is given; a role in `datasets` is replaced as a whole."""
+        await self._refuse_base(experiment_id)
         async with self._catalog.writing() as session:
             row = await read_experiment(session, org, experiment_id, lock=True)
             if network is not None and network != row.network:
@@ -144,12 +175,15 @@ class ExperimentService:
                 setattr(row, name, value)
             row.labels = row.labels | dict(labels)
             row.updated_at = utc_now()
+            await _check_workspace(session, org, labels)
             await self._assign(session, row, record, datasets)
+            await self._variables.write(session, org, row.id, variables)
             await write_record(session, self._storage, row)
             return await self._view(session, row)
 
     async def delete(self, org: str, experiment_id: UUID) -> ExperimentView:
         """Delete an experiment; jobs of it that have not ended are cancelled, files go when they have."""
+        await self._refuse_base(experiment_id)
         registered = await self._cleanup.registered()
         async with self._catalog.writing() as session:
             row = await read_experiment(session, org, experiment_id, lock=True)
@@ -161,6 +195,7 @@ class ExperimentService:
             for job in jobs:
                 session.add(purge_of(job))
                 await session.delete(job)
+            await self._variables.forget(session, row.id)
             session.add(Purge(id=uuid4(), paths=[layout.experiment(org, experiment_id)]))
             await session.flush()
             await session.delete(row)
@@ -174,9 +209,23 @@ class ExperimentService:
         return view
 
     async def _view(self, session: AsyncSession, row: Experiment) -> ExperimentView:
-        datasets = await read_datasets(session, [row.id])
-        jobs = await newest_jobs(session, self._reasons, Job.experiment_id, [row.id])
-        return ExperimentView(row, datasets[row.id], find_network(row.network), jobs[row.id])
+        return (await self._views(session, [row]))[0]
+
+    async def _views(self, session: AsyncSession, rows: Sequence[Experiment]) -> list[ExperimentView]:
+        ids = [row.id for row in rows]
+        datasets = await read_datasets(session, ids)
+        jobs = await newest_jobs(session, self._reasons, Job.experiment_id, ids)
+        names = await self._variables.read_names(session, ids)
+        return [
+            ExperimentView(row, datasets[row.id], find_network(row.network), jobs[row.id], names.get(row.id, ()))
+            for row in rows
+        ]
+
+    async def _refuse_base(self, experiment_id: UUID) -> None:
+        if await self._base.find(experiment_id) is not None:
+            raise InvalidInput(
+                "A base experiment is read-only.", hint="Create an experiment and name it as its base_experiment."
+            )
 
     async def _check(self, network: Network, values: Mapping[str, Any]) -> None:
         metric = values.get("metric")
@@ -185,12 +234,16 @@ class ExperimentService:
                 f"metric: {network.name} has no metric {metric!r}.",
                 hint=f"It has {', '.join(network.metrics)}; kpi stands for {network.key_metric}.",
             )
-        for base in values.get("base_experiment_ids", ()):
-            path = layout.base_experiment(base)
-            if not await asyncio.to_thread(self._storage.exists, path):
+        for base_id in values.get("base_experiment_ids", ()):
+            try:
+                base = await self._base.read(UUID(base_id))
+            except NotFound as error:
                 raise InvalidInput(
-                    f"base_experiment: there is no base experiment {base}.", hint="An empty list trains from scratch."
-                )
+                    f"base_experiment: there is no base experiment {base_id}.",
+                    hint="An empty list trains from scratch.",
+                ) from error
+            if base.network != network.name:
+                raise InvalidInput(f"base_experiment: {base.path} is of {base.network}, not of {network.name}.")
 
     async def _assign(
         self, session: AsyncSession, row: Experiment, network: Network, datasets: Mapping[str, Sequence[UUID]]
@@ -208,6 +261,14 @@ class ExperimentService:
                     ExperimentDataset(experiment_id=row.id, role=role, position=position, dataset_id=dataset_id)
                 )
         await session.flush()
+
+
+async def _check_workspace(session: AsyncSession, org: str, labels: Mapping[str, Any]) -> None:
+    if workspace := labels.get("workspace"):
+        try:
+            await read_workspace(session, org, UUID(workspace))
+        except NotFound as error:
+            raise InvalidInput(f"workspace: there is no workspace {workspace}.") from error
 
 
 async def _assignable(session: AsyncSession, org: str, dataset_id: UUID, role: str) -> Dataset:

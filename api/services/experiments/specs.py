@@ -40,9 +40,14 @@ def formats_of(dataset_type: str) -> tuple[str, ...]:
     """
     found = [network for network in networks() if network.dataset_type == dataset_type]
     if not found:
-        known = ", ".join(sorted({network.dataset_type for network in networks()}))
+        known = ", ".join(dataset_types())
         raise InvalidInput(f"type: {dataset_type!r} is not available yet.", hint=f"Available here: {known}.")
     return tuple(dict.fromkeys(name for network in found for name in network.dataset_formats))
+
+
+def dataset_types() -> list[str]:
+    """Return the types of data that networks here read."""
+    return sorted({network.dataset_type for network in networks()})
 
 
 def dataset_actions(dataset_type: str) -> tuple[Action, ...]:

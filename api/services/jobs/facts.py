@@ -9,7 +9,8 @@ from uuid import UUID
 from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from ....schemas.states import AWAITING_QUOTA, JobState
+from ....schemas.states import AWAITING_CODE, AWAITING_QUOTA, JobState
+from ...catalog.commands import CommandJob
 from ...catalog.models import Dataset, Job, Org
 from ..data.data_status import DatasetStatus
 from .holds import DataFacts, ParentFacts, QuotaFacts
@@ -52,6 +53,16 @@ async def read_active(session: AsyncSession, org: str) -> int:
     """Return how many jobs of an org are with workers or in their queue."""
     query = select(func.count()).select_from(Job).where(Job.org == org, Job.state.in_(ACTIVE))
     return await session.scalar(query) or 0
+
+
+async def read_without_code(session: AsyncSession, jobs: Iterable[Job]) -> set[UUID]:
+    """Return those of the jobs that wait for code which is not there yet."""
+    waiting = {job.id for job in jobs if job.state_name == AWAITING_CODE}
+    ready: set[UUID] = set()
+    for some in chunks(waiting):
+        query = select(CommandJob.job_id).where(CommandJob.job_id.in_(some), CommandJob.ready_at.is_not(None))
+        ready |= set(await session.scalars(query))
+    return waiting - ready
 
 
 def held_by_quota(org: str) -> Select[UUID]:

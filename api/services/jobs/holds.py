@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from ....schemas.states import AWAITING_DATA, AWAITING_PARENT, AWAITING_QUOTA, JobState
+from ....schemas.states import AWAITING_CODE, AWAITING_DATA, AWAITING_PARENT, AWAITING_QUOTA, JobState
 from ..data.data_status import DatasetStatus
 
 _PARENT_ENDED = re.compile(r"The parent job ([0-9a-f-]{36}) (failed|was cancelled)(.*)", re.DOTALL)
@@ -59,10 +59,19 @@ class QuotaFacts:
     most: int
 
 
+NO_CODE = Held(AWAITING_CODE, "Waiting for the code: upload it to the upload_url, then POST code_submission.")
+
+
 def in_the_way(
-    parent_id: UUID | None, parent: ParentFacts | None, data: Sequence[DataFacts], quota: QuotaFacts | None
+    parent_id: UUID | None,
+    parent: ParentFacts | None,
+    data: Sequence[DataFacts],
+    quota: QuotaFacts | None,
+    awaits_code: bool = False,
 ) -> Held | Doomed | None:
     """Return why a job cannot start now, None when it can. `parent` is None for one that does not exist."""
+    if awaits_code:
+        return NO_CODE
     if parent_id is not None and (found := _of_parent(parent_id, parent)) is not None:
         return found
     for dataset in data:

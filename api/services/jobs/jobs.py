@@ -32,6 +32,7 @@ from .reasons import JobView, Reasons
 from .runs import FlowRun, FlowRuns, NextState
 from .settling import Settler
 from .stopping import CANCEL, PAUSE, Stop, stop_run
+from .variables import VariableBook
 
 #: In the way of the first jobs of a request until all of them are there.
 _TOGETHER = Held(AWAITING_PARENT, "Waiting for the other jobs of the request.")
@@ -51,6 +52,7 @@ class JobService:
         settler: Settler,
         busy: BusyJobs,
         reasons: Reasons,
+        variables: VariableBook,
     ) -> None:
         self._catalog = catalog
         self._storage = storage
@@ -59,6 +61,7 @@ class JobService:
         self._settler = settler
         self._busy = busy
         self._reasons = reasons
+        self._variables = variables
         self._planner = Planner(catalog, storage)
 
     async def run(self, owner: Owner, asked: NewJob) -> UUID:
@@ -81,17 +84,44 @@ class JobService:
             plans.append(await self._planner.plan(owner, job, plans))
         async with self._catalog.reading() as session:
             await refuse_full_storage(session, owner.org)
+            secret = await self._variables.read_sealed(session, owner.experiment_id or owner.dataset_id)
         made: list[UUID] = []
         try:
             for plan in plans:
                 parent_id = plan.parent_id if plan.after is None else made[plan.after]
-                await self._start(owner, plan, parent_id, made, together=len(plans) > 1)
+                await self._start(owner, plan, parent_id, made, together=len(plans) > 1, secret=secret)
         except BaseException:
             await asyncio.shield(self._forget(made))
             raise
         # why: what was in the way may have gone between the look at it and the new rows
         await self._settler.settle_jobs(owner.org, made)
         return made
+
+    async def start_held(self, owner: Owner, plan: Plan, held: Held, secret: bytes | None = None) -> UUID:
+        """Make a job that is held back until whoever asks has done the rest and calls `settle`; return its id.
+
+        `secret` are its variables, encrypted.
+
+        Raises:
+            QuotaExceeded: the org keeps more files than it may.
+        """
+        async with self._catalog.reading() as session:
+            await refuse_full_storage(session, owner.org)
+        made: list[UUID] = []
+        try:
+            await self._start(owner, plan, plan.parent_id, made, first=held, secret=secret)
+        except BaseException:
+            await asyncio.shield(self._forget(made))
+            raise
+        return made[0]
+
+    async def settle(self, org: str, job_id: UUID) -> None:
+        """Let a job go when nothing is in its way any more."""
+        await self._settler.settle_jobs(org, [job_id])
+
+    async def forget(self, job_id: UUID) -> None:
+        """Take back a job that could not be made to its end."""
+        await asyncio.shield(self._forget([job_id]))
 
     async def read(self, owner: Owner, job_id: UUID) -> Job:
         async with self._catalog.reading() as session:
@@ -236,13 +266,24 @@ class JobService:
         return job
 
     async def _start(
-        self, owner: Owner, plan: Plan, parent_id: UUID | None, made: list[UUID], *, together: bool
+        self,
+        owner: Owner,
+        plan: Plan,
+        parent_id: UUID | None,
+        made: list[UUID],
+        *,
+        together: bool = False,
+        first: Held | None = None,
+        secret: bytes | None = None,
     ) -> None:
-        """Make the flow run, the row and the log of a job; its id goes into `made` as soon as it is known."""
+        """Make the flow run, the row and the log of a job; its id goes into `made` as soon as it is known.
+
+        `first` is in its way before all else. `secret` are its variables, encrypted.
+        """
         found = await self._settler.hold_of(owner.org, parent_id, plan.dataset_ids)
         if isinstance(found, Doomed):
             raise InvalidInput(found.reason, hint="Run the parent again or upload the data, then start the job.")
-        held = found or (_TOGETHER if together else None)
+        held = first or found or (_TOGETHER if together or secret is not None else None)
         run = await self._runs.create(
             plan.action,
             plan.subject,
@@ -254,6 +295,9 @@ class JobService:
             held=held,
         )
         made.append(run.id)
+        if secret is not None:
+            # before the row: without one nobody lets the job go
+            await asyncio.to_thread(self._storage.write_bytes, layout.secrets(owner.org, run.id), secret)
         await self._record(owner, plan, parent_id, run)
         line = held.sentence if held is not None else "Waiting for a worker."
         await asyncio.to_thread(start_log, self._storage, owner.org, run.id, line)
@@ -284,6 +328,7 @@ class JobService:
                 org=owner.org,
                 experiment_id=owner.experiment_id,
                 dataset_id=owner.dataset_id,
+                bundle_id=owner.bundle_id,
                 action=plan.action,
                 network=plan.network,
                 state=run.state,
@@ -320,3 +365,4 @@ class JobService:
                     await session.delete(job)
             if org is not None:
                 await asyncio.to_thread(self._storage.remove, layout.log(org, run_id))
+                await asyncio.to_thread(self._storage.remove, layout.job(org, run_id))

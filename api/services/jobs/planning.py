@@ -42,6 +42,7 @@ class Owner:
     experiment_id: UUID | None = None
     dataset_id: UUID | None = None
     of_datasets: bool = False
+    bundle_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,8 @@ class NewJob:
     platform: str | None = None
     priority: Priority = Priority.NORMAL
     limits: Limits = Limits()
+    group: int = 0
+    """Of the jobs of one request, those of one group start from each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,7 @@ class Plan:
     """Place in the same request of the job that it starts from, which has no id yet."""
 
     @property
-    def job_variables(self) -> dict[str, int]:
+    def job_variables(self) -> dict[str, Any]:
         found = {"gpus": self.asked.num_gpu} if self.asked.num_gpu else {"gpus_up_to": wanted_gpus(self.parameters)}
         if self.asked.limits.max_attempts is not None:
             found["max_attempts"] = self.asked.limits.max_attempts
@@ -131,7 +134,9 @@ class Planner:
         spec_model(asked.action, network)
         action = Action(asked.action)
         spec = checked_spec(action, network, asked.spec)
-        parent = _latest(earlier, action, network) or await self._given(owner.org, action, asked.parent_id, network)
+        parent = _latest(earlier, asked.group, action, network) or await self._given(
+            owner.org, action, asked.parent_id, network
+        )
         if parent is None and (action in NEEDS_PARENT or action in (Action.EVALUATE, Action.INFERENCE)):
             raise ActionNotAllowed(
                 f"parent_job_id: {action} starts from the result of another job.",
@@ -235,10 +240,12 @@ def _networks_fit(parent_action: Action, parent_network: str | None, network: st
     return parent_action in CONVERSIONS or parent_network == network
 
 
-def _latest(earlier: Sequence[Plan], action: Action, network: str | None) -> _Parent | None:
+def _latest(earlier: Sequence[Plan], group: int, action: Action, network: str | None) -> _Parent | None:
     """Return the latest planned job that the action can start from."""
     for place in reversed(range(len(earlier))):
         plan = earlier[place]
+        if plan.asked.group != group:
+            continue
         if plan.action in _allowed_parents(action) and _networks_fit(plan.action, plan.network, network):
             return _Parent(id=None, action=plan.action, network=plan.network, after=place)
     return None

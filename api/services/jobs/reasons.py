@@ -13,7 +13,7 @@ from ....schemas.states import TIMING_OUT, JobState
 from ...catalog.models import Job, utc_now
 from ...prices import Prices
 from ..accounts.usage import Use, use_of
-from .facts import chunks, data_facts, read_datasets, read_parents, read_quota
+from .facts import chunks, data_facts, read_datasets, read_parents, read_quota, read_without_code
 from .holds import Doomed, in_the_way
 from .workers import OnlineWorkers
 
@@ -96,10 +96,12 @@ async def _held_by(session: AsyncSession, jobs: Sequence[Job]) -> dict[UUID, str
     parents = await read_parents(session, (job.parent_id for job in jobs))
     datasets = await read_datasets(session, (UUID(i) for job in jobs for i in job.dataset_ids))
     quota = await read_quota(session, jobs[0].org)
+    without_code = await read_without_code(session, jobs)
     said = {}
     for job in jobs:
         data = [data_facts(i, datasets.get(i)) for i in map(UUID, job.dataset_ids)]
-        found = in_the_way(job.parent_id, parents.get(job.parent_id) if job.parent_id else None, data, quota)
+        parent = parents.get(job.parent_id) if job.parent_id else None
+        found = in_the_way(job.parent_id, parent, data, quota, job.id in without_code)
         if found is None:
             said[job.id] = "Nothing is in the way any more; the job is about to be queued."
         else:

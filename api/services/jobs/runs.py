@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -255,6 +255,15 @@ class FlowRuns:
         """Return a page of the jobs that are held back."""
         return await self._filter({"tags": {"any_": _JOB_TAGS}, "state": {"name": {"any_": list(HELD_STATES)}}}, offset)
 
+    async def read_upcoming_page(self, actions: Collection[Action], offset: int) -> list[FlowRun]:
+        """Return a page of the runs of some actions that are set for later."""
+        wanted = {
+            "tags": {"any_": [f"{TAG}action:{action}" for action in sorted(actions)]},
+            "state": {"type": {"any_": ["SCHEDULED"]}, "name": {"not_any_": list(HELD_STATES)}},
+            "expected_start_time": {"after_": datetime.now(UTC).isoformat()},
+        }
+        return await self._filter(wanted, offset)
+
     async def _filter(self, flow_runs: Mapping[str, Any], offset: int) -> list[FlowRun]:
         body = {"flow_runs": flow_runs, "sort": "EXPECTED_START_TIME_DESC", "limit": PAGE, "offset": offset}
         page = await self._call("POST", "/flow_runs/filter", body)
@@ -340,6 +349,13 @@ class FlowRuns:
         except NotFound:  # nobody has made the work pool yet
             return []
         return [worker["name"] for worker in found]
+
+    async def read_variables(self, prefix: str) -> list[Mapping[str, Any]]:
+        """Return the variables of the server whose names begin so."""
+        body = {"variables": {"name": {"like_": prefix}}, "limit": PAGE}
+        return [
+            found for found in await self._call("POST", "/variables/filter", body) if found["name"].startswith(prefix)
+        ]
 
     async def delete(self, run_id: UUID) -> None:
         """Delete a flow run; absent is fine."""

@@ -29,7 +29,7 @@ from ..data.manifests import read_manifest
 from ..files.joblog import end_log
 from ..projection.adoption import TICK
 from .busy import BusyJobs
-from .facts import chunks, data_facts, held_by_quota, read_datasets, read_parents, read_quota
+from .facts import chunks, data_facts, held_by_quota, read_datasets, read_parents, read_quota, read_without_code
 from .holds import Doomed, Held, ParentFacts, QuotaFacts, doom_of_children, in_the_way, told_to
 from .runs import BULK, FlowRuns, NextState
 
@@ -44,6 +44,7 @@ class _Facts:
     parents: Mapping[UUID, ParentFacts]
     datasets: Mapping[UUID, Dataset]
     quota: QuotaFacts | None
+    without_code: Collection[UUID] = ()
 
 
 #: State name of jobs whose end is decided here and not yet in Prefect.
@@ -302,7 +303,7 @@ def _verdicts(facts: _Facts, problems: Mapping[tuple[UUID, UUID], str]) -> dict[
         ]
         quota = QuotaFacts(active=active, most=facts.quota.most) if facts.quota is not None else None
         parent = facts.parents.get(job.parent_id) if job.parent_id is not None else None
-        found[job.id] = in_the_way(job.parent_id, parent, data, quota)
+        found[job.id] = in_the_way(job.parent_id, parent, data, quota, job.id in facts.without_code)
         active += found[job.id] is None
     return found
 
@@ -326,7 +327,8 @@ async def _read_facts(session: AsyncSession, org: str, ids: Sequence[UUID]) -> _
     jobs.sort(key=lambda job: (job.priority, job.created_at, job.id))
     parents = await read_parents(session, {job.parent_id for job in jobs} - {None})
     datasets = await read_datasets(session, {UUID(i) for job in jobs for i in job.dataset_ids})
-    return _Facts(jobs=jobs, parents=parents, datasets=datasets, quota=quota)
+    without_code = await read_without_code(session, jobs)
+    return _Facts(jobs=jobs, parents=parents, datasets=datasets, quota=quota, without_code=without_code)
 
 
 async def _waiting_descendants(session: AsyncSession, ids: Sequence[UUID]) -> list[UUID]:

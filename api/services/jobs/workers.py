@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ....deployments.capacity import PREFIX, Capacity, parse
 from .runs import FlowRuns
 
 
@@ -10,6 +11,10 @@ class OnlineWorkers:
         self._runs = runs
         self.names: tuple[str, ...] | None = None
         """None as long as nobody knows."""
+        self.capacities: tuple[Capacity, ...] = ()
+        """What those workers have that have told it."""
 
     async def refresh(self) -> None:
         self.names = tuple(await self._runs.read_online_workers())
+        told = parse(await self._runs.read_variables(PREFIX))
+        self.capacities = tuple(capacity for capacity in told if capacity.name in self.names)

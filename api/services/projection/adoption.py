@@ -13,6 +13,7 @@ from ....schemas.actions import CONVERSIONS, Action
 from ....schemas.jobs import TAG, Datasets
 from ....schemas.states import JobState
 from ...catalog import Catalog
+from ...catalog.bundles import Bundle
 from ...catalog.models import Dataset, Experiment, Job, Org, Purge
 from ..jobs.runs import FlowRun, FlowRuns
 
@@ -48,7 +49,9 @@ async def _row_of(session: AsyncSession, run: FlowRun) -> Job | None:
     found = identity(run)
     try:
         action = Action(found.get("action", ""))
-        experiment_id, dataset_id, parent_id = (_uuid(found.get(name)) for name in ("experiment", "dataset", "parent"))
+        experiment_id, dataset_id, bundle_id, parent_id = (
+            _uuid(found.get(name)) for name in ("experiment", "dataset", "bundle", "parent")
+        )
         chosen = Datasets.model_validate(run.parameters.get("datasets") or {})
     except ValueError:
         return None
@@ -62,18 +65,26 @@ async def _row_of(session: AsyncSession, run: FlowRun) -> Job | None:
         if dataset is None or dataset.org != org.name:
             return None
         experiment_id, network, dataset_ids = None, None, [dataset.id]
+    elif action is Action.RUN:
+        experiment_id, dataset_id, network, dataset_ids = None, None, None, []
+    elif action is Action.TRAIN_BUNDLE:
+        experiment_id, dataset_id, network, dataset_ids = None, None, None, []
+        bundle = await session.get(Bundle, bundle_id) if bundle_id else None
+        if bundle is None or bundle.org != org.name:
+            return None
     else:
         experiment = await session.get(Experiment, experiment_id) if experiment_id else None
         if experiment is None or experiment.org != org.name:
             return None
         dataset_id, network = None, network or experiment.network
         dataset_ids = [*chosen.train, *(i for i in (chosen.eval, chosen.inference, chosen.calibration) if i)]
-    spec = run.parameters.get("spec")
+    spec = run.parameters.get("command" if action is Action.RUN else "spec")
     return Job(
         id=run.id,
         org=org.name,
         experiment_id=experiment_id,
         dataset_id=dataset_id,
+        bundle_id=bundle_id if action is Action.TRAIN_BUNDLE else None,
         action=action,
         network=network,
         parent_id=parent_id,
@@ -99,6 +110,7 @@ def identity(run: FlowRun) -> dict[str, str]:
             ("network", "network"),
             ("experiment", "experiment_id"),
             ("dataset", "dataset_id"),
+            ("bundle", "bundle_id"),
             ("parent", "parent_job_id"),
         )
         if (value := run.parameters.get(key))

@@ -14,6 +14,7 @@ from ....schemas.errors import NotFound
 from ....schemas.progress import JobProgress
 from ....schemas.states import FINAL, JobState
 from ...catalog import Catalog
+from ...catalog.commands import CommandJob
 from ...catalog.models import Job, utc_now
 
 
@@ -58,6 +59,8 @@ class ProgressBook:
             if len(epochs) != len(job.history) or any(r.epoch for r in reports):
                 job.history = [epochs[number] for number in sorted(epochs)]
             last = max(reports, key=lambda report: report.at)
+            if last.usage is not None and (command := await session.get(CommandJob, job_id)) is not None:
+                command.usage = last.usage
             if job.progress_at is not None and last.at < job.progress_at:
                 return
             job.progress_at, job.fraction, job.eta_s = last.at, last.fraction, last.eta_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Collection, Sequence
@@ -144,6 +145,13 @@ class CleanUp:
             session.add(purge)
             await session.delete(job)
         return await self.finish(purge) or 0
+
+    async def stop(self, jobs: Sequence[Job], message: str) -> None:
+        """End the flow runs of jobs that are deleted already and had not ended."""
+        for job in jobs:
+            if JobState(job.state) not in FINAL:
+                with contextlib.suppress(NotFound):
+                    await stop_run(self._runs, job.id, CANCEL, message)
 
     async def purge(self) -> None:
         """Free what deleted things left behind, and wait for it for a while."""

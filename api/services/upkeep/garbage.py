@@ -21,6 +21,7 @@ from ....blocks.storage import StoredFile
 from ....schemas.errors import InUse, NotFound, YardError
 from ....schemas.states import FINAL
 from ...catalog import Catalog
+from ...catalog.bundles import Bundle
 from ...catalog.models import Dataset, Experiment, Job, Org, Purge, utc_now
 from ..accounts.idempotency import IdempotencyKeys
 from ..data.data_status import DatasetStatus
@@ -110,6 +111,7 @@ class _Scan:
     of_jobs: list[_Thing] = field(default_factory=list)
     of_datasets: list[_Thing] = field(default_factory=list)
     of_experiments: list[_Thing] = field(default_factory=list)
+    of_bundles: list[_Thing] = field(default_factory=list)
     indexes: list[_Thing] = field(default_factory=list)
     half_written: list[_Thing] = field(default_factory=list)
 
@@ -235,6 +237,7 @@ class Garbage:
             jobs = {row.id: row.state for row in await session.execute(select(Job.id, Job.state).where(Job.org == org))}
             datasets = set(await session.scalars(select(Dataset.id).where(Dataset.org == org)))
             experiments = set(await session.scalars(select(Experiment.id).where(Experiment.org == org)))
+            bundles = set(await session.scalars(select(Bundle.id).where(Bundle.org == org)))
             purges = list(await session.scalars(select(Purge)))
             live = await session.scalars(select(Job.dataset_ids).where(Job.org == org, Job.state.in_(LIVE)))
             read = {UUID(dataset_id) for dataset_ids in live for dataset_id in dataset_ids}
@@ -246,6 +249,7 @@ class Garbage:
         strangers = [thing for thing in of_jobs if thing.id not in adoptable]
         strangers += [thing for thing in found.of_datasets if thing.id not in datasets]
         strangers += [thing for thing in found.of_experiments if thing.id not in experiments]
+        strangers += [thing for thing in found.of_bundles if thing.id not in bundles]
         finds = [(Kind.UNKNOWN, thing) for thing in strangers]
         gone = {thing.path for thing in strangers}
         for thing in found.half_written:
@@ -273,6 +277,10 @@ class Garbage:
                 if job_id is not None and not _HALF_WRITTEN.search(name):
                     target = scan.of_experiments if area == layout.experiments(org) else scan.of_jobs
                     target.append(_thing(job_id, f"{area}/{name}", files))
+        area = layout.bundles(org)
+        for name in self._storage.list_names(area):
+            if (bundle_id := _id(name)) is not None:
+                scan.of_bundles.append(_thing(bundle_id, f"{area}/{name}", self._files(f"{area}/{name}")))
         area = layout.datasets(org)
         for name in self._storage.list_names(area):
             if (dataset_id := _id(name)) is None:

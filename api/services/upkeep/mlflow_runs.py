@@ -57,6 +57,13 @@ class MlflowRuns:
                 found[run["info"]["run_id"]] = run["info"]
         return list(found.values())
 
+    async def history(self, run_id: str, key: str) -> list[tuple[int, float]]:
+        """Return the step and the value of each point of a metric, by step; none without MLflow or for no such run."""
+        if self._client is None:
+            return []
+        points = await self._pages("GET", "mlflow/metrics/get-history", {"run_id": run_id, "metric_key": key}, "metrics")
+        return sorted((int(point.get("step", 0)), float(point["value"])) for point in points)
+
     async def size(self, run: MlflowRun) -> int:
         """Return the bytes that a run and its logged models have in the store of MLflow."""
         return sum([await self._bytes_below(path) for path in await self._paths(run)])

@@ -1,0 +1,1 @@
+"""Bundles: received, trained, and what came of them."""
