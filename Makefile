@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # No cloud, no hub: what is not installed is not there.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test test-fast faults check format bench clean
+.PHONY: setup demo test test-fast test-long faults check format bench clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ test: setup
 
 test-fast: setup
 	$(BIN)/pytest -m "not slow"
+
+# Servers that stay away for a minute, and whatever else takes its time.
+test-long: setup
+	$(BIN)/pytest -m long
 
 # Half an hour: real training under SIGKILLs at random moments. `make faults POINTS=40 SEED=7` for less.
 POINTS ?= 200
