@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from facade_support import Facade, Member, free_port, serve
-from prefect_trainyard.api.services import follow
+from prefect_trainyard.api.services.files import follow
 from prefect_trainyard.api.services.files.follow import Cursor, LogReader
 from prefect_trainyard.api.services.files.joblog import end_log, reopen_log, start_log
 from prefect_trainyard.blocks import ArtifactStorage, layout
