@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # No cloud, no hub: what is not installed is not there.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test test-fast fuzz faults check format bench clean
+.PHONY: setup demo test test-fast test-long fuzz faults check format bench clean
 
 setup: $(STAMP)
 
@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python examples/demo.py
 
+# Two at a time, a file never in two halves: tests mostly wait for servers. The long files go first.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup
 	$(BIN)/pytest -m "not slow"
@@ -29,6 +30,10 @@ test-fast: setup
 EXAMPLES ?= 1000
 fuzz: setup
 	TRAINYARD_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest --timeout 0 tests/api/test_schema.py
+
+# Servers that stay away for a minute, and whatever else takes its time.
+test-long: setup
+	$(BIN)/pytest -m long
 
 # Half an hour: real training under SIGKILLs at random moments. `make faults POINTS=40 SEED=7` for less.
 POINTS ?= 200

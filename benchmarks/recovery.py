@@ -120,7 +120,7 @@ class Bench:
             gone.append(self._stop("pause", job))
             until(lambda: self._state(job)["type"] == "PAUSED", 0.05)
             start = time.time()
-            self.traffic.ask(job, "resume")
+            assert self.traffic.ask(job, "resume"), job.history
             again.append(self._step_of_another(job, leader) - start)
             time.sleep(random.uniform(0, 0.5))
         self._cancel(job)

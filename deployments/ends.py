@@ -6,12 +6,9 @@ import signal
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ..schemas.attempts import CRASHES_LABEL, MAX_ATTEMPTS, OWNER_LABEL, read_attempts
+from ..schemas.attempts import CRASHES_LABEL, LIMIT_LABEL, MAX_ATTEMPTS, OWNER_LABEL, read_attempts
 from ..schemas.states import PAUSING, TIMING_OUT
 from .prefect_runs import NewState, PrefectRuns, Run
-
-#: Label with the job variable `max_attempts` of a run, for those who do not know its deployment.
-LIMIT_LABEL = "trainyard.max_attempts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

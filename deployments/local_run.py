@@ -16,11 +16,11 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging import get_logger
 
 from ..flows.joblog import ATTEMPT_VARIABLE, SPOOL_VARIABLE
-from ..schemas.attempts import ATTEMPT_LABEL, OWNER_LABEL, WORKER_LABEL, Attempt, read_attempts
+from ..schemas.attempts import ATTEMPT_LABEL, LIMIT_LABEL, OWNER_LABEL, WORKER_LABEL, Attempt, read_attempts
 from ..schemas.errors import Unavailable, YardError
 from ..tasks.stopping import GRACE_VARIABLE
 from .child import SERVER_AWAY
-from .ends import LIMIT_LABEL, Loss, settle, why_it_ended
+from .ends import Loss, settle, why_it_ended
 from .forks import Fork, ForkServerClient
 from .prefect_internals import Control
 from .prefect_runs import NewState, PrefectRuns, Run

@@ -14,6 +14,8 @@ OWNER_LABEL = "trainyard.worker.process"
 WORKER_LABEL = "trainyard.worker.name"
 #: Label with the number of processes or workers that the run has lost. Stops that somebody asked for do not count.
 CRASHES_LABEL = "trainyard.crashes"
+#: Label with the job variable `max_attempts` of a run, for those who do not know its deployment.
+LIMIT_LABEL = "trainyard.max_attempts"
 #: Labels `trainyard.attempt.1`, ... hold an `Attempt` as JSON.
 ATTEMPT_LABEL = "trainyard.attempt."
 

@@ -116,7 +116,7 @@ class Dataset(Base):
     type: Mapped[str] = mapped_column(String(40))
     format: Mapped[str] = mapped_column(String(40))
     status: Mapped[str] = mapped_column(String(20))
-    """empty, receiving or ready; see `services.data_status.DatasetStatus`."""
+    """empty, receiving or ready; see `services.data.data_status.DatasetStatus`."""
     size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     labels: Mapped[dict[str, Any]]
     """Fields that only describe (logo, client_url, ...), as a dialect names them."""

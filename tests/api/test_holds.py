@@ -16,6 +16,7 @@ from prefect_trainyard.api.catalog import Catalog
 from prefect_trainyard.api.catalog.models import Job, utc_now
 from prefect_trainyard.api.services.accounts.orgs import set_quota
 from prefect_trainyard.api.services.jobs.settling import DECIDED
+from prefect_trainyard.api.services.projection.adoption import TICK
 from prefect_trainyard.schemas.states import JobState
 from support import poll
 
@@ -173,6 +174,7 @@ def test_an_end_that_was_decided_just_before_a_crash_reaches_prefect(ann: Member
         async with catalog.writing() as session:
             job = await session.get_one(Job, UUID(child))
             job.state, job.state_name, job.message, job.ended_at = JobState.FAILED, DECIDED, "lost", utc_now()
+            job.state_at += TICK  # or a late event of the start would be news
         await catalog.close()
 
     asyncio.run(decide())

@@ -106,6 +106,18 @@ def test_clients_of_5_5_have_words_for_pausing_and_cancelling(new: Member) -> No
     assert new.client.post(f"{owner}/jobs/{job_id}:pause").status_code == 404
 
 
+def test_a_job_can_be_resumed_the_moment_its_process_has_ended(new: Member) -> None:
+    owner = f"experiments/{new.ready()}"
+    job_id = running(new, owner)
+    for _ in range(5):
+        post(new, owner, job_id, "pause")
+        suspend(new, job_id)
+        post(new, owner, job_id, "resume")
+        assert prefect_state(new, job_id) == ("SCHEDULED", "Resuming")
+        new.facade.prefect.move(job_id, "RUNNING")
+        new.wait(owner, job_id, "Running")
+
+
 def test_only_training_can_be_paused(new: Member) -> None:
     dataset_id = new.filled()
     owner = f"experiments/{new.experiment(train_datasets=[dataset_id], eval_dataset=dataset_id)}"

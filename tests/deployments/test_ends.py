@@ -5,9 +5,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from prefect_trainyard.deployments.ends import LIMIT_LABEL, Loss, next_end, why_it_ended
+from prefect_trainyard.deployments.ends import Loss, next_end, why_it_ended
 from prefect_trainyard.deployments.prefect_runs import Run
-from prefect_trainyard.schemas.attempts import ATTEMPT_LABEL, CRASHES_LABEL, Attempt
+from prefect_trainyard.schemas.attempts import ATTEMPT_LABEL, CRASHES_LABEL, LIMIT_LABEL, Attempt
 from prefect_trainyard.schemas.states import PAUSING, TIMING_OUT
 
 LOSS = Loss(cause="The worker of this run died.")

@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -129,16 +130,27 @@ def keep_down(yard: FaultyYard, part: str, seconds: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["mlflow", "prefect"])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("part", "away_s", "epochs"),
+    [
+        ("mlflow", AWAY_S, EPOCHS),
+        ("prefect", AWAY_S, EPOCHS),
+        pytest.param("mlflow", 60.0, 600, marks=pytest.mark.long),
+        pytest.param("prefect", 60.0, 600, marks=pytest.mark.long),
+    ],
+)
 def test_training_goes_on_while_a_server_is_away_and_nothing_is_missing_afterwards(
-    yard: FaultyYard, traffic: Traffic, part: str
+    yard: FaultyYard, traffic: Traffic, part: str, away_s: float, epochs: int
 ) -> None:
-    job = start(traffic)
+    job = start(traffic, epochs)
     poll(lambda: epochs_in_log(yard, job), "the first epoch", 60)
-    before = len(epochs_in_log(yard, job))
-    keep_down(yard, part, AWAY_S)
-    assert len(epochs_in_log(yard, job)) > before + 5, "the training stood still"
+    told = [len(epochs_in_log(yard, job))]
+    for _ in range(4):
+        keep_down(yard, part, away_s / 4)
+        told.append(len(epochs_in_log(yard, job)))
+    assert all(after > before for before, after in pairwise(told)), f"the training stood still: {told}"
     yard.wait_until_ready()
-    assert wait_for(yard.rest, traffic, job, "Done", timeout_s=120) == "Done"
-    assert epochs_in_log(yard, job) == list(range(1, EPOCHS + 1))
+    assert wait_for(yard.rest, traffic, job, "Done", timeout_s=240) == "Done"
+    assert epochs_in_log(yard, job) == list(range(1, epochs + 1))
     assert violations(yard, traffic) == []

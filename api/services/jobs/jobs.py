@@ -189,6 +189,9 @@ class JobService:
             ActionNotAllowed: no training job, or one that is not cancelled or paused.
             InvalidInput: another parent or spec that does not fit.
         """
+        if (await self.read(owner, job_id)).state in (JobState.PAUSING, JobState.CANCELLING):
+            # Its process may have ended this very moment.
+            await self._projection.apply(await self._runs.read(job_id))
         async with self._busy.changing([job_id]):
             await self._resume(owner, job_id, parent_id, spec)
         await self._projection.apply(await self._runs.read(job_id))
