@@ -56,9 +56,7 @@ class Body:
                     return
 
 
-async def receive_file(
-    body: Body, target: Path, limit_bytes: int, *, field: str = FIELD, hint: str = _HINT
-) -> None:
+async def receive_file(body: Body, target: Path, limit_bytes: int, *, field: str = FIELD, hint: str = _HINT) -> None:
     """Write the content of the part `field` to `target`.
 
     Raises:

@@ -99,7 +99,8 @@ def fill(database: Path, job_id: str, count: int) -> None:
         columns = [row[1] for row in catalog.execute("PRAGMA table_info(jobs)")]
         others = ", ".join(name for name in columns if name not in ("id", "created_at"))
         catalog.executemany(
-            f"INSERT INTO jobs (id, created_at, {others}) SELECT ?, datetime(created_at, ?), {others} FROM jobs WHERE id = ?",
+            f"INSERT INTO jobs (id, created_at, {others}) "
+            f"SELECT ?, datetime(created_at, ?), {others} FROM jobs WHERE id = ?",
             [(uuid.uuid4().hex, f"-{number} seconds", uuid.UUID(job_id).hex) for number in range(1, count)],
         )
 

@@ -53,10 +53,11 @@ class JobReporter:
     def log(self, message: str) -> None:
         self._logger.info(message)
 
-    def progress(self, fraction: float, message: str) -> None:
+    def progress(self, fraction: float, message: str, *, at_once: bool = False) -> None:
+        """Report; `at_once` whatever was reported just before."""
         self._last_fraction, self._last_message = fraction, message
         now = time.monotonic()
-        if fraction < 1 and now - self._last_report < MIN_INTERVAL_S:
+        if fraction < 1 and not at_once and now - self._last_report < MIN_INTERVAL_S:
             return
         self._last_report = now
         self._report(JobProgress(job_id=self._job.job_id, at=datetime.now(UTC), fraction=fraction, message=message))

@@ -203,7 +203,7 @@ def _train(
         with _measured(sandbox, reporter, run):
             for number, stage in enumerate(manifest.stages):
                 done = _BUILT + (1 - _BUILT) * number / len(manifest.stages)
-                reporter.progress(done, f"The stage {stage.name} is running.")
+                reporter.progress(done, f"The stage {stage.name} is running.", at_once=True)
                 with watcher.watched():
                     _run_stage(sandbox, stage, root)
     if not training.models:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from prefect_trainyard.api.services.accounts.auth import create_key, list_keys, revoke_key, user_id_of
+from prefect_trainyard.api.services.accounts.auth import create_key, list_keys, revoke_key, rotate_key, user_id_of
 from prefect_trainyard.schemas.errors import InvalidInput, NotFound
 
 
@@ -76,6 +77,44 @@ def test_a_revoked_key_ends_its_tokens_and_leaves_those_of_other_keys(facade) ->
     assert httpx.post(f"{facade.url}/api/v1/login", json={"ngc_api_key": other}).status_code == 401
     with pytest.raises(NotFound):
         revoke_key(url, other)
+
+
+def test_a_rotated_key_works_beside_the_new_one_until_its_time_is_over(facade) -> None:
+    url = facade.settings.database_url
+    member = facade.member()
+    old = facade.key(member.org, "ann", "5.5")
+    token = {"Authorization": f"Bearer {facade.login(old)['token']}"}
+    new = rotate_key(url, old, timedelta(hours=1))
+    for key in (old, new):
+        assert facade.login(key)["user_id"] == member.user_id
+    kept = {info.prefix: info for info in list_keys(url)}
+    assert kept[new[:11]].release == "5.5" and kept[new[:11]].org == member.org
+    assert kept[old[:11]].active and kept[old[:11]].revoked_at is not None
+    # a second rotation gives the old key no more time, and the time can be cut short
+    rotate_key(url, old, timedelta(days=30))
+    assert {info.prefix: info for info in list_keys(url)}[old[:11]].revoked_at == kept[old[:11]].revoked_at
+    newest = rotate_key(url, old)
+    assert httpx.post(f"{facade.url}/api/v1/login", json={"ngc_api_key": old}).status_code == 401
+    assert member.client.get("datasets", headers=token).status_code == 401
+    for key in (new, newest):
+        facade.login(key)
+    with pytest.raises(NotFound):
+        rotate_key(url, old)
+    with pytest.raises(InvalidInput):
+        rotate_key(url, new, timedelta(days=365))
+
+
+def test_an_api_key_is_the_credential_itself_where_a_dialect_takes_it(facade) -> None:
+    member = facade.member()
+    key = facade.key(member.org, "ann")
+    me = f"{facade.url}/api/v1/users/me/"
+    assert httpx.get(me, headers={"X-Api-Key": key}).status_code == 200
+    for wrong in (key[:-1], key.swapcase(), member.token, "", "é", "' OR 1=1 --"):
+        assert httpx.get(me, headers={"X-Api-Key": wrong.encode()}).status_code == 401
+    # only there: elsewhere it opens nothing
+    assert httpx.get(f"{facade.url}/api/v1/orgs/{member.org}/datasets", headers={"X-Api-Key": key}).status_code == 401
+    revoke_key(facade.settings.database_url, key)
+    assert httpx.get(me, headers={"X-Api-Key": key}).status_code == 401
 
 
 def test_keys_are_stored_as_hashes_and_shown_by_prefix_and_last_use(facade) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect_trainyard.api.auth import AUDIENCE, ISSUER, Grant, Tokens, load_key
 from prefect_trainyard.schemas.errors import NotAuthenticated
@@ -92,6 +93,14 @@ REFUSED = {
     "jku in the header": with_header(jku="http://127.0.0.1/keys"),
     "x5u in the header": with_header(x5u="file:///etc/passwd"),
     "crit in the header": with_header(crit=["exp"]),
+    "kid is a path that is not critical": signed({"alg": "HS256", "typ": "at+jwt", "kid": "../../dev/null"}, key=b""),
+    "kid is SQL": signed({"alg": "HS256", "typ": "at+jwt", "kid": "x' UNION SELECT 'key' --"}, key=b"key" * 11),
+    "public key as secret": signed(
+        {"alg": "HS256", "typ": "at+jwt"}, key=b"-----BEGIN PUBLIC KEY-----\nMFkw" + b"x" * 40
+    ),
+    "b64 switched off": with_header(b64=False, crit=["b64"]),
+    "zip in the header": with_header(zip="DEF"),
+    "x5c in the header": with_header(x5c=["MIIB"]),
     "kid is a path": with_header(kid="../../etc/passwd", crit=["kid"]),
     "payload is a list": signed(payload=[1]),
     "payload is a string": signed(payload="admin"),
@@ -130,6 +139,14 @@ def test_refuses_a_token_that_is_not_exactly_right(token: str) -> None:
     with pytest.raises(NotAuthenticated) as refused:
         Tokens(KEY).verify(token)
     assert refused.value.message == "The token is not valid."
+
+
+@pytest.mark.parametrize("token", REFUSED.values(), ids=REFUSED.keys())
+def test_facade_answers_401_to_all_of_them_alike(facade, token: str) -> None:
+    headers = {"Authorization": f"Bearer {token}".encode()}
+    answer = httpx.get(f"{facade.url}/api/v1/orgs/acme/datasets", headers=headers)
+    assert answer.status_code == 401
+    assert answer.json()["error_code"] == 1
 
 
 def test_accepts_its_own_tokens_and_the_hand_made_equal() -> None:

@@ -139,7 +139,7 @@ def test_killed_job_keeps_the_models_that_were_complete(train: httpx.Client) -> 
     job_id = start(train, tiny(ENDLESS))
     poll(lambda: "training" in log(train, job_id), "the stage", 120)
     poll(lambda: read(train, job_id)["models"], "the model", 20)
-    assert read(train, job_id)["status"] == "running"
+    poll(lambda: read(train, job_id)["status"] == "running", "the stage to be told", 20)
     assert train.delete(f"moons/{job_id}/").status_code == 200
     job = ended(train, job_id)
     assert job["status"] == "killed"
