@@ -11,6 +11,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import torch
+
 from prefect_trainyard.networks.registry import get_network, load_implementation
 
 

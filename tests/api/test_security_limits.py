@@ -20,7 +20,7 @@ from support import poll
 
 @pytest.fixture(scope="module")
 def strict(prefect_server: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Facade]:
-    """A facade with little patience: a budget of 20 requests, 30 wrong credentials a minute, a second for a piece of a body."""
+    """A facade with little patience: 20 requests, 30 wrong credentials a minute, a second for a piece of a body."""
     patience = pytest.MonkeyPatch()
     patience.setattr(server, "HEAD_S", 1.0)
     patience.setattr(server, "STALLED_S", 1.0)

@@ -4,8 +4,8 @@ import pytest
 from prefect_trainyard.schemas.actions import Action
 from prefect_trainyard.schemas.errors import NotFound
 from prefect_trainyard.schemas.jobs import ModelChoice
-from prefect_trainyard.schemas.results import Artifact, ArtifactKind, JobResult
 from prefect_trainyard.schemas.model_choice import choose_model
+from prefect_trainyard.schemas.results import Artifact, ArtifactKind, JobResult
 
 
 def trained(*epochs: int, best: int | None = None) -> JobResult:

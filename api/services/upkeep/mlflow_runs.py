@@ -61,7 +61,9 @@ class MlflowRuns:
         """Return the step and the value of each point of a metric, by step; none without MLflow or for no such run."""
         if self._client is None:
             return []
-        points = await self._pages("GET", "mlflow/metrics/get-history", {"run_id": run_id, "metric_key": key}, "metrics")
+        points = await self._pages(
+            "GET", "mlflow/metrics/get-history", {"run_id": run_id, "metric_key": key}, "metrics"
+        )
         return sorted((int(point.get("step", 0)), float(point["value"])) for point in points)
 
     async def size(self, run: MlflowRun) -> int:
