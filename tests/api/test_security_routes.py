@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from bundle_support import make_zip, small_bundle
 from facade_support import Facade, Member, image_tar
 from fastapi import APIRouter
 from fastapi.routing import APIRoute, APIWebSocketRoute
@@ -167,6 +168,8 @@ class Things:
             "secret_name": "NAME",
         }
         self.command = command
+        packed = {"data": ("bundle.zip", make_zip(small_bundle()))}
+        self.bundle = str(self.api.post("/train/space", files=packed).raise_for_status().json()["job_id"])
 
     def make(self, path: str, body: dict[str, Any]) -> str:
         answer = self.api.post(path, content=json.dumps(body))
@@ -175,10 +178,11 @@ class Things:
         return str(shown.get("id") or shown["data"]["id"])
 
     def of(self, path: str) -> dict[str, str]:
-        job = self.command if "{job_id}/" in path and "/jobs/{job_id}/" in path and "experiment" not in path else None
-        if job is None or "dataset" in path:
-            job = self.convert if "dataset" in path else self.train
-        return {**self.ids, "job_id": job}
+        if path.startswith("/train/"):
+            return {**self.ids, "job_id": self.bundle}
+        if path.startswith("/api/v1/jobs/"):
+            return {**self.ids, "job_id": self.command}
+        return {**self.ids, "job_id": self.convert if "dataset" in path else self.train}
 
 
 def body_for(path: str) -> dict[str, Any]:
@@ -193,8 +197,9 @@ def body_for(path: str) -> dict[str, Any]:
     return {"name": "x"}
 
 
+WORDS = {"action": "train", "metric_name": "cpu"}
 #: Parameters that name nothing of an org, or what only the org itself can be.
-NAMES_NOTHING = {"org_name", "user_id", "action", "metric_name", "ngc_api_key", "token", "key_id"}
+NAMES_NOTHING = {"org_name", "user_id", "action", "metric_name", "ngc_api_key", "token", "key_id", "workspace"}
 
 
 def test_ids_of_another_org_answer_like_unknown_ones_on_every_route(facade: Facade) -> None:
@@ -212,7 +217,13 @@ def test_ids_of_another_org_answer_like_unknown_ones_on_every_route(facade: Faca
         if not names or path in OPEN_PATHS:
             continue
         walked += 1
-        own = {"org_name": eve.org, "user_id": eve.user_id, "action": "train", "metric_name": "cpu"}
+        own = {
+            "org_name": eve.org,
+            "user_id": eve.user_id,
+            "action": "train",
+            "metric_name": "cpu",
+            "workspace": "space",
+        }
         answers = []
         for ids in (things.of(path), {}):
             target = filled_in(path, {**own, **ids})
@@ -240,6 +251,7 @@ KEPT = ("id", "name", "last_modified", "status", "action")
 def snapshot(things: Things) -> list[Any]:
     """Return what its owner sees, and what nobody else may have changed."""
     seen = []
+    seen.append(things.api.get("/train/space").json())
     for path in ("datasets", "experiments", "experiments/*/jobs", "datasets/*/jobs", "workspaces"):
         answer = things.member.client.get(path)
         assert answer.status_code == 200

@@ -143,7 +143,7 @@ def test_refuses_a_token_that_is_not_exactly_right(token: str) -> None:
 
 @pytest.mark.parametrize("token", REFUSED.values(), ids=REFUSED.keys())
 def test_facade_answers_401_to_all_of_them_alike(facade, token: str) -> None:
-    headers = {"Authorization": f"Bearer {token}".encode()}
+    headers = {"Authorization": f"Bearer {token}".strip().encode()}
     answer = httpx.get(f"{facade.url}/api/v1/orgs/acme/datasets", headers=headers)
     assert answer.status_code == 401
     assert answer.json()["error_code"] == 1
