@@ -41,8 +41,8 @@ async def settle(runs: PrefectRuns, run: Run | None, loss: Loss) -> NewState | N
             await runs.note_process(run.id, "")
         if run.retries_in_process:
             await runs.forget_retry(run.id)
-        if await runs.move(run, end.state):
-            done = end
+        if (state := await runs.move(run, end.state, instead=_after_stop)) is not None:
+            done = End(state=state, crashes=end.crashes if state is end.state else None)
             break
         run = await runs.read(run.id)
         if run is not None and (run.state_name, run.message) == (end.state.name, end.state.message):
@@ -82,6 +82,10 @@ def end_of_stop(run: Run) -> NewState:
     if run.state_name == TIMING_OUT:
         return NewState(type="FAILED", name="TimedOut", message=run.message or "The time of the run is over.")
     return NewState(type="CANCELLED", name="Cancelled", message=run.message or "Cancelled.")
+
+
+def _after_stop(run: Run) -> NewState | None:
+    return end_of_stop(run) if run.state_type == "CANCELLING" else None
 
 
 def _after_loss(run: Run, loss: Loss) -> End:

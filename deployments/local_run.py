@@ -177,9 +177,8 @@ class LocalRun:
             self.flow_run.labels = dict(now.labels)
             if now.owner and now.state_type == "PENDING" and not told:
                 message = f"Waits until worker '{now.labels.get(WORKER_LABEL)}' has ended the last process of this run."
-                told = await self._place.runs.move(
-                    now, NewState(type="PENDING", name="AwaitingProcess", message=message)
-                )
+                waits = NewState(type="PENDING", name="AwaitingProcess", message=message)
+                told = await self._place.runs.move(now, waits) is not None
             if now.state_type != "PENDING":
                 # To be ended, but not before its last process is gone.
                 self.drop()

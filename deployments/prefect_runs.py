@@ -10,8 +10,8 @@ import asyncio
 import base64
 import math
 import ssl
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -21,7 +21,7 @@ import httpx
 
 from ..schemas.attempts import OWNER_LABEL
 from ..schemas.errors import NotFound, Unavailable, YardError
-from .swaps import find_swap, put_back, swap
+from .swaps import FOLLOWERS, find_swap, put_back, swap
 
 _PAGE = 200
 _TIMEOUT_S = 15.0
@@ -55,11 +55,7 @@ class Run:
         return cls(
             id=UUID(raw["id"]),
             name=raw.get("name") or "",
-            state_id=state["id"],
-            state_type=state["type"],
-            state_name=state["name"],
-            message=state.get("message") or "",
-            suspended=state["type"] == "PAUSED" and bool((state.get("state_details") or {}).get("pause_reschedule")),
+            **_state_fields(state),
             labels=raw.get("labels") or {},
             job_variables=raw.get("job_variables") or {},
             expected_start_at=datetime.fromisoformat(at) if at else None,
@@ -72,6 +68,16 @@ class Run:
         """The process that has the run; empty when none has, None for runs that no worker of ours ever had."""
         owner = self.labels.get(OWNER_LABEL)
         return owner if isinstance(owner, str) else None
+
+
+def _state_fields(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "state_id": state["id"],
+        "state_type": state["type"],
+        "state_name": state["name"],
+        "message": state.get("message") or "",
+        "suspended": state["type"] == "PAUSED" and bool((state.get("state_details") or {}).get("pause_reschedule")),
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,14 +210,30 @@ class PrefectRuns:
         state = raw.get("state") or {}
         return state if (state.get("type"), state.get("message")) == ("PENDING", message) else None
 
-    async def move(self, run: Run, state: NewState, *, force: bool = True) -> bool:
-        """Set the next state of a run unless it has left the state in which it was read; False says it has."""
+    async def move(
+        self,
+        run: Run,
+        state: NewState,
+        *,
+        force: bool = True,
+        instead: Callable[[Run], NewState | None] = lambda _: None,
+    ) -> NewState | None:
+        """Set the next state of a run unless it has left the one in which it was read; return what was set.
+
+        Where another state came in the last moment, `instead` says what follows on that one; None lets it stand.
+        """
         types, names = [run.state_type], [run.state_name]
         done = await swap(self._json, run.id, state.dump(), types=types, names=names, force=force)
-        if done is not None and done.before["id"] != run.state_id:
+        if done is None or done.now["type"] != state.type:
+            return None
+        if done.before["id"] == run.state_id:
+            return state
+        follows = instead(replace(run, **_state_fields(done.before)))
+        if follows is None:
             await put_back(self._json, run.id, done)
-            return False
-        return done is not None and done.now["type"] == state.type
+            return None
+        types = sorted({*FOLLOWERS, str(done.now["type"])})
+        return follows if await swap(self._json, run.id, follows.dump(), types=types) is not None else None
 
     async def confirm_taken(self, run_id: UUID, state_id: str) -> bool:
         """Tell whether the Pending state of a run came after Scheduled; what else it replaced is put back."""

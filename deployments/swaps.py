@@ -18,7 +18,7 @@ from uuid import UUID
 Call = Callable[[str, str, object], Awaitable[Any]]
 
 #: What may have followed by itself on a state that should not have been set.
-_FOLLOWERS = ("SCHEDULED", "PENDING", "RUNNING")
+FOLLOWERS = ("SCHEDULED", "PENDING", "RUNNING")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +62,12 @@ async def find_swap(call: Call, run_id: UUID, state_id: str) -> Swap | None:
 async def put_back(call: Call, run_id: UUID, wrong: Swap) -> None:
     """Set the state again that should not have been replaced."""
     state = {name: wrong.before.get(name) for name in ("type", "name", "message", "state_details", "data")}
-    types = {*_FOLLOWERS, str(wrong.now["type"])}
-    if state["type"] == "CANCELLING":
+    types = {*FOLLOWERS, str(wrong.now["type"])}
+    if state["type"] == "CANCELLING" and wrong.now["type"] in ("SCHEDULED", "PAUSED"):
         # Prefect would cancel at once what is queued or suspended, whatever the stop is for.
         await swap(call, run_id, {"type": "PENDING", "name": "Pending"}, types=sorted(types))
-    await swap(call, run_id, state, types=sorted(types))
+        types = {"PENDING", "RUNNING"}
+    done = await swap(call, run_id, state, types=sorted(types))
+    if done is not None and done.now["type"] != state["type"]:
+        # It was queued or suspended all the same, in the moment between.
+        await put_back(call, run_id, done)

@@ -70,5 +70,7 @@ async def _swap(runs: FlowRuns, run: FlowRun, how: Stop, message: str) -> bool:
     replaced = str(done.before["type"])
     if replaced == run.state_type or {replaced, run.state_type} == {"PENDING", "RUNNING"}:
         return True
+    if (replaced, done.before["name"]) == (state.type, state.name):
+        return True  # somebody else has just asked for the same
     await runs.put_back(run.id, done)
     return False
