@@ -19,7 +19,7 @@ from facade_support import Facade, Member, Prefect, image_png, image_tar, make_t
 from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.blocks import layout
 from prefect_trainyard.datasets.manifest import RawManifest
-from support import poll
+from support import files_with, poll
 
 ACCESS, SECRET = "trainyard", "trainyardsecret"
 DATASET = {"type": "image_classification", "format": "classification_pyt"}
@@ -430,9 +430,7 @@ def test_what_opens_a_cloud_is_kept_encrypted_and_shown_to_nobody(
     wrong = json.dumps({"name": "x", "cloud_type": "aws", "cloud_specific_details": {"access_key": [sentinel]}})
     answers.append(ben.client.post("workspaces", content=wrong).text)
     assert not [answer for answer in answers if sentinel in answer]
-    for file in settings.home.rglob("*"):
-        if file.is_file():
-            assert sentinel.encode() not in file.read_bytes(), file
+    assert files_with(sentinel, settings.home) == []
 
 
 def test_variables_of_jobs_are_shown_by_name_and_kept_when_they_come_back(ann: Member) -> None:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from facade_support import Facade, make_tar
 from prefect_trainyard.api.services.commands.rids import read_id, rid_of
-from support import poll
+from support import files_with, poll
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -434,9 +434,8 @@ def test_secrets_reach_the_job_and_nobody_else(ann: Waver) -> None:
     answers.append(json.dumps(ann.facade.prefect.run(job["id"])))
     sealed = ann.facade.storage.read_bytes(f"{ann.org}/jobs/{job['id']}/.secrets")
     answers.append(sealed.decode())
-    database = Path(ann.facade.settings.database_url.removeprefix("sqlite:///"))
-    if database.is_file():
-        answers += [file.read_bytes().decode("latin-1") for file in database.parent.glob(f"{database.name}*")]
+    for secret in ("deploy-sentinel", "wandb-sentinel"):
+        assert files_with(secret, ann.facade.settings.home) == []
     assert all("sentinel" not in answer for answer in answers)
     box = ann.facade.app.state.services.variables._box
     assert json.loads(box.decrypt(sealed.decode())) == {
