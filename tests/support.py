@@ -30,6 +30,21 @@ def poll(read: Callable[[], T | None], what: str, timeout_s: float = 60.0, every
     pytest.fail(f"waited {timeout_s:.0f} s in vain for {what}")
 
 
+def files_with(text: str, folder: Path) -> list[str]:
+    """Return the files below a folder that hold `text`.
+
+    Another process looks: where this one serves the facade, to close a file of SQLite here would drop the locks that
+    the facade has on it (POSIX), and the next writer from elsewhere would damage the catalog.
+    """
+    found = subprocess.run(
+        ["grep", "--recursive", "--files-with-matches", "--fixed-strings", "--text", "--", text, str(folder)],
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode in (0, 1), found.stderr
+    return found.stdout.splitlines()
+
+
 def trainyard(*arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user does."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TRAINYARD_", "PREFECT_", "MLFLOW_"))}

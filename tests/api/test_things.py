@@ -6,6 +6,7 @@ import json
 from uuid import uuid4
 
 import pytest
+from support import files_with
 
 
 def test_dataset_lives_from_create_to_delete(ann) -> None:
@@ -65,9 +66,7 @@ def test_secrets_that_clients_send_are_kept_nowhere(ann) -> None:
     wrong = ann.client.patch(f"datasets/{dataset_id}", content=json.dumps({"client_secret": [secret]}))
     assert wrong.status_code == 400
     assert secret not in answers + wrong.text
-    for file in ann.facade.settings.home.rglob("*"):
-        if file.is_file():
-            assert secret.encode() not in file.read_bytes(), file
+    assert files_with(secret, ann.facade.settings.home) == []
 
 
 def test_experiment_lives_from_create_to_delete(ann) -> None:
