@@ -19,9 +19,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python examples/demo.py
 
-# Two at a time, a file never in two halves: tests mostly wait for servers. The long files go first.
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest
 
 test-fast: setup
 	$(BIN)/pytest -m "not slow"
