@@ -105,7 +105,7 @@ def _refuse_open_door(settings: YardSettings) -> None:
     """Refuse to listen where others can reach the facade as long as nobody has a key."""
     if _is_loopback(settings.host):
         return
-    from .api.services.accounts.auth import list_keys
+    from .api.services.accounts.keys import list_keys
     from .deployments.settings import catalog_url
 
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -194,7 +194,7 @@ def create(
     home: HomeOption = None,
 ) -> None:
     """Make an API key and print it, and nothing else. It is shown this once."""
-    from .api.services.accounts.auth import create_key
+    from .api.services.accounts.keys import create_key
 
     typer.echo(create_key(_catalog(home), org, user, release))
 
@@ -202,7 +202,7 @@ def create(
 @keys.command("list")
 def list_all(home: HomeOption = None) -> None:
     """Show all keys by the prefix that tells them apart."""
-    from .api.services.accounts.auth import list_keys
+    from .api.services.accounts.keys import list_keys
 
     for key in list_keys(_catalog(home)):
         used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
@@ -217,7 +217,7 @@ def revoke(
     home: HomeOption = None,
 ) -> None:
     """Make a key useless at once, together with the tokens that it was exchanged for."""
-    from .api.services.accounts.auth import revoke_key
+    from .api.services.accounts.keys import revoke_key
 
     info = revoke_key(_catalog(home), key)
     typer.echo(f"The key {info.prefix} of {info.user} in {info.org} is revoked.")
@@ -230,7 +230,7 @@ def rotate(
     home: HomeOption = None,
 ) -> None:
     """Make a new key for the holder of another one and print it, and nothing else. The old one ends a little later."""
-    from .api.services.accounts.auth import rotate_key
+    from .api.services.accounts.keys import rotate_key
 
     typer.echo(rotate_key(_catalog(home), key, timedelta(hours=overlap_h)))
 

@@ -70,7 +70,7 @@ class Access:
 
     def _by_home(self, org: str | None, job_id: UUID | None) -> httpx.Client:
         from .api.auth import Grant, Tokens, load_key
-        from .api.services.accounts.auth import list_keys, user_id_of
+        from .api.services.accounts.keys import list_keys, user_id_of
         from .deployments.settings import catalog_url
 
         state = read_state(self.settings)

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from .app import create_app
 from .server import server_config
-from .services.accounts.auth import list_keys
+from .services.accounts.keys import list_keys
 from .services.container import Services
 from .settings import ApiSettings
 

@@ -7,6 +7,6 @@ from . import clouds as clouds
 from . import commands as commands
 from . import saved_specs as saved_specs
 from . import signing as signing
-from .database import Catalog, upgrade
+from .database import Catalog, upgrade, with_catalog
 
-__all__ = ["Catalog", "upgrade"]
+__all__ = ["Catalog", "upgrade", "with_catalog"]

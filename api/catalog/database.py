@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -15,6 +15,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from .models import Base
+
+T = TypeVar("T")
 
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
@@ -52,14 +54,20 @@ class Catalog:
 def upgrade(url: str) -> None:
     """Create the database at `url` or bring it up to date; not to be called in an event loop."""
 
-    async def run() -> None:
+    with_catalog(url, Catalog.upgrade)
+
+
+def with_catalog(url: str, work: Callable[[Catalog], Awaitable[T]]) -> T:
+    """Open the catalog at `url` for one piece of work; not to be called in an event loop."""
+
+    async def run() -> T:
         catalog = Catalog(url)
         try:
-            await catalog.upgrade()
+            return await work(catalog)
         finally:
             await catalog.close()
 
-    asyncio.run(run())
+    return asyncio.run(run())
 
 
 def _create_engine(url: str) -> AsyncEngine:

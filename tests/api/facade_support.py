@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from PIL import Image
 from prefect_trainyard.api.app import create_app
 from prefect_trainyard.api.server import server_config
-from prefect_trainyard.api.services.accounts.auth import create_key
+from prefect_trainyard.api.services.accounts.keys import create_key
 from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.blocks import ArtifactStorage, layout
 from prefect_trainyard.schemas.actions import Action

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from prefect_trainyard.api.services.accounts.auth import create_key, list_keys, revoke_key, rotate_key, user_id_of
+from prefect_trainyard.api.services.accounts.keys import create_key, list_keys, revoke_key, rotate_key, user_id_of
 from prefect_trainyard.schemas.errors import InvalidInput, NotFound
 
 

@@ -246,7 +246,7 @@ def test_quiet_logs_show_signs_of_life_and_clients_that_leave_free_their_place(a
 
 def test_who_loses_the_right_to_read_loses_the_stream(ann, monkeypatch) -> None:
     monkeypatch.setattr(follow, "QUIET_S", 0.2)
-    from prefect_trainyard.api.services.accounts.auth import list_keys, revoke_key
+    from prefect_trainyard.api.services.accounts.keys import list_keys, revoke_key
 
     with running_job(ann) as (owner, job_id, _):
         follower = Follower(ann, f"{owner}/jobs/{job_id}/logs")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 from facade_support import free_port
-from prefect_trainyard.api.services.accounts.auth import create_key
+from prefect_trainyard.api.services.accounts.keys import create_key
 from prefect_trainyard.api.settings import ApiSettings
 from support import poll
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ....schemas.errors import InvalidInput, NotFound, QuotaExceeded
-from ...catalog import Catalog
+from ...catalog import Catalog, with_catalog
 from ...catalog.bundles import Bundle
 from ...catalog.models import Dataset, Job, Org
 from ..jobs.facts import read_active
-
-T = TypeVar("T")
 
 KEEP: Any = object()
 """For a quota that stays as it is; None takes it away."""
@@ -73,7 +69,7 @@ def set_quota(
             await session.flush()
             return await _info(session, row)
 
-    return _with_catalog(database_url, run)
+    return with_catalog(database_url, run)
 
 
 def list_orgs(database_url: str) -> list[OrgInfo]:
@@ -85,7 +81,7 @@ def list_orgs(database_url: str) -> list[OrgInfo]:
             rows = await session.scalars(select(Org).order_by(Org.name))
             return [await _info(session, row) for row in rows.all()]
 
-    return _with_catalog(database_url, run)
+    return with_catalog(database_url, run)
 
 
 async def read_storage_bytes(session: AsyncSession, org: str) -> int:
@@ -121,14 +117,3 @@ async def _info(session: AsyncSession, row: Org) -> OrgInfo:
         running=await read_active(session, row.name),
         storage_bytes=await read_storage_bytes(session, row.name),
     )
-
-
-def _with_catalog(database_url: str, work: Callable[[Catalog], Awaitable[T]]) -> T:
-    async def run() -> T:
-        catalog = Catalog(database_url)
-        try:
-            return await work(catalog)
-        finally:
-            await catalog.close()
-
-    return asyncio.run(run())

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import hmac
 import re
 import secrets
 import string
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
 from uuid import UUID, uuid4
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ....schemas.errors import InvalidInput, NotAuthenticated, NotFound
-from ...catalog import Catalog
+from ...catalog import Catalog, with_catalog
 from ...catalog.models import Membership, User, utc_now
 from ...catalog.signing import SigningKey, UsedSignature
-from .auth import Caller, user_id_of
+from .auth import Caller
+from .keys import user_id_of
 from .secrets import SecretBox
-
-T = TypeVar("T")
 
 #: A request whose time stamp is further away than this is refused; so long its signature is remembered.
 WINDOW = timedelta(minutes=5)
@@ -157,7 +154,7 @@ def create_signing_key(database_url: str, secrets_key_file: Path, org: str, user
                 )
             session.add(SigningKey(id=uuid4(), org=org, user_id=user_id, access_key=access_key, secret=encrypted))
 
-    _with_catalog(database_url, run)
+    with_catalog(database_url, run)
     return access_key, secret
 
 
@@ -180,7 +177,7 @@ def list_signing_keys(database_url: str) -> list[SigningKeyInfo]:
                 for key, user in await session.execute(query)
             ]
 
-    return _with_catalog(database_url, run)
+    return with_catalog(database_url, run)
 
 
 def revoke_signing_key(database_url: str, access_key: str) -> None:
@@ -201,7 +198,7 @@ def revoke_signing_key(database_url: str, access_key: str) -> None:
             await session.execute(update(SigningKey).where(wanted).values(revoked_at=utc_now()))
             return found
 
-    if _with_catalog(database_url, run) is None:
+    if with_catalog(database_url, run) is None:
         raise NotFound(
             f"There is no active signing key {access_key}.", hint="`trainyard signing-keys list` shows them."
         )
@@ -220,14 +217,3 @@ def _decoded(signature: str) -> bytes:
     except ValueError:
         return b""
     return decoded if len(decoded) == _SIGNATURE_BYTES else b""
-
-
-def _with_catalog(database_url: str, work: Callable[[Catalog], Awaitable[T]]) -> T:
-    async def run() -> T:
-        catalog = Catalog(database_url)
-        try:
-            return await work(catalog)
-        finally:
-            await catalog.close()
-
-    return asyncio.run(run())
