@@ -9,10 +9,13 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from ....schemas.errors import InvalidInput
+from ...answers import answers
 from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep, SettingsDep
 from ...uploads import UPLOAD_BODY, receive_upload
+from ..tao_v5.answers import Said
 from ..tao_v5.query import Filter, Size, Skip, Sort, list_out, matches, page
+from .answers import DatasetOut
 from .schemas import DatasetFormat, DatasetIn, DatasetType
 from .translate import dataset_out, dataset_source, dataset_values
 
@@ -26,7 +29,7 @@ _WORDS = {"name": None, "format": get_args(DatasetFormat), "type": get_args(Data
 Body = Annotated[DatasetIn, Depends(json_body(DatasetIn))]
 
 
-@router.get("", summary="List Datasets")
+@router.get("", summary="List Datasets", responses=answers(list[DatasetOut]))
 async def list_datasets(
     scope: ScopeDep,
     services: ServicesDep,
@@ -44,7 +47,13 @@ async def list_datasets(
     return list_out("datasets", [dataset_out(view, scope) for view in views], total, window, scope)
 
 
-@router.post("", status_code=201, summary="Create new Dataset", openapi_extra=documented(DatasetIn))
+@router.post(
+    "",
+    status_code=201,
+    summary="Create new Dataset",
+    openapi_extra=documented(DatasetIn),
+    responses=answers(DatasetOut, 201),
+)
 async def create_dataset(scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Returns the new Dataset"""
     if body.type is None or body.format is None:
@@ -62,7 +71,13 @@ async def create_dataset(scope: ScopeDep, services: ServicesDep, body: Body) -> 
     return JSONResponse(dataset_out(view, scope), 201)
 
 
-@router.post("/{dataset_id}/upload", status_code=201, summary="Upload Dataset", openapi_extra=UPLOAD_BODY)
+@router.post(
+    "/{dataset_id}/upload",
+    status_code=201,
+    summary="Upload Dataset",
+    openapi_extra=UPLOAD_BODY,
+    responses=answers(Said, 201),
+)
 async def upload_dataset(
     dataset_id: UUID, request: Request, scope: ScopeDep, services: ServicesDep, settings: SettingsDep
 ) -> JSONResponse:
@@ -71,14 +86,21 @@ async def upload_dataset(
     return JSONResponse({"message": UPLOADED}, 201)
 
 
-@router.get("/{dataset_id}", summary="Retrieve Dataset")
+@router.get("/{dataset_id}", summary="Retrieve Dataset", responses=answers(DatasetOut))
 async def read_dataset(dataset_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the Dataset"""
     return JSONResponse(dataset_out(await services.datasets.read(scope.org, dataset_id), scope))
 
 
-@router.put("/{dataset_id}", summary="Update Dataset", openapi_extra=documented(DatasetIn))
-@router.patch("/{dataset_id}", summary="Partial update Dataset", openapi_extra=documented(DatasetIn))
+@router.put(
+    "/{dataset_id}", summary="Update Dataset", openapi_extra=documented(DatasetIn), responses=answers(DatasetOut)
+)
+@router.patch(
+    "/{dataset_id}",
+    summary="Partial update Dataset",
+    openapi_extra=documented(DatasetIn),
+    responses=answers(DatasetOut),
+)
 async def update_dataset(dataset_id: UUID, scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Returns the updated Dataset"""
     values, labels = dataset_values(body)
@@ -87,7 +109,7 @@ async def update_dataset(dataset_id: UUID, scope: ScopeDep, services: ServicesDe
     return JSONResponse(dataset_out(view, scope))
 
 
-@router.delete("/{dataset_id}", summary="Delete Dataset")
+@router.delete("/{dataset_id}", summary="Delete Dataset", responses=answers(DatasetOut))
 async def delete_dataset(dataset_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Cancels all related running jobs and returns the deleted Dataset"""
     return JSONResponse(dataset_out(await services.datasets.delete(scope.org, dataset_id, cancel=True), scope))

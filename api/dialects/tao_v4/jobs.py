@@ -9,12 +9,14 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
+from ...answers import answers
 from ...body import documented, json_body
 from ...catalog.models import Job
 from ...deps import ScopeDep, ServicesDep
 from ...downloads import open_file, single_file, stored_file
 from ...services.jobs.planning import NewJob
 from ..tao_v5.query import JobSort, Size, Skip, list_out, page
+from .answers import JobOut, Nothing
 from .owners import OWNERS, OwnerDep
 from .schemas import JobsIn
 from .translate import action_in, job_out
@@ -31,7 +33,7 @@ JobDep = Annotated[Job, Depends(read_job)]
 _jobs, _resumable = APIRouter(), APIRouter()
 
 
-@_jobs.get("", summary="List Jobs")
+@_jobs.get("", summary="List Jobs", responses=answers(list[JobOut]))
 async def list_jobs(
     owner: OwnerDep,
     scope: ScopeDep,
@@ -46,7 +48,9 @@ async def list_jobs(
     return list_out("jobs", [job_out(view, scope) for view in views], total, window, scope)
 
 
-@_jobs.post("", status_code=201, summary="Run Jobs", openapi_extra=documented(JobsIn))
+@_jobs.post(
+    "", status_code=201, summary="Run Jobs", openapi_extra=documented(JobsIn), responses=answers(list[UUID], 201)
+)
 async def run_jobs(
     owner: OwnerDep, services: ServicesDep, body: Annotated[JobsIn, Depends(json_body(JobsIn, arrays=True))]
 ) -> JSONResponse:
@@ -62,14 +66,14 @@ async def run_jobs(
     return JSONResponse([str(job_id) for job_id in await services.jobs.run_chain(owner, asked)], 201)
 
 
-@_jobs.post("/{job_id}/cancel", summary="Cancel Job")
+@_jobs.post("/{job_id}/cancel", summary="Cancel Job", responses=answers(Nothing))
 async def cancel_job(job_id: UUID, owner: OwnerDep, services: ServicesDep) -> JSONResponse:
     """Cancel Job (or pause training)"""
     await services.jobs.cancel_or_pause(owner, job_id)
     return JSONResponse({})
 
 
-@_resumable.post("/{job_id}/resume", summary="Resume Job")
+@_resumable.post("/{job_id}/resume", summary="Resume Job", responses=answers(Nothing))
 async def resume_job(job: JobDep, owner: OwnerDep, services: ServicesDep) -> JSONResponse:
     """Resume a Job with the Specs that are saved now - train/retrain only"""
     spec = await services.saved_specs.read_for_job(owner, job.action)
@@ -85,7 +89,7 @@ async def download_job(job: JobDep, request: Request, services: ServicesDep) -> 
     return stored_file(request, services.storage, path, size_bytes, media_type=_TAR, name=f"{job.id}.tar.gz")
 
 
-@_jobs.get("/{job_id}/list_files", summary="List files of a Job")
+@_jobs.get("/{job_id}/list_files", summary="List files of a Job", responses=answers(list[str]))
 async def list_files(
     job: JobDep, services: ServicesDep, retrieve_logs: bool = False, retrieve_specs: bool = False
 ) -> JSONResponse:
@@ -111,13 +115,13 @@ async def download_selective_files(
     return open_file(packed, size_bytes, media_type=_TAR, name=f"{job.id}.tar.gz")
 
 
-@_jobs.get("/{job_id}", summary="Retrieve Job")
+@_jobs.get("/{job_id}", summary="Retrieve Job", responses=answers(JobOut))
 async def get_job(job_id: UUID, owner: OwnerDep, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the Job"""
     return JSONResponse(job_out(await services.jobs.read_view(owner, job_id), scope))
 
 
-@_jobs.delete("/{job_id}", summary="Delete Job")
+@_jobs.delete("/{job_id}", summary="Delete Job", responses=answers(Nothing))
 async def delete_job(job: JobDep, services: ServicesDep) -> JSONResponse:
     """Deletes a job that has ended, with its files"""
     await services.cleanup.delete_job(job.org, job.id)

@@ -9,9 +9,11 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
 from ....schemas.errors import InvalidInput
+from ...answers import answers
 from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep
 from ..tao_v5.query import Filter, Size, Skip, Sort, flag, list_out, matches, page
+from .answers import ModelOut
 from .schemas import ModelIn, NetworkArch
 from .translate import model_out, model_values, network_in
 
@@ -22,7 +24,7 @@ _WORDS = {"name": None, "network": get_args(NetworkArch)}
 Body = Annotated[ModelIn, Depends(json_body(ModelIn))]
 
 
-@router.get("", summary="List Models")
+@router.get("", summary="List Models", responses=answers(list[ModelOut]))
 async def list_models(
     scope: ScopeDep,
     services: ServicesDep,
@@ -44,7 +46,9 @@ async def list_models(
     return list_out("models", [model_out(view, scope) for view in views], total, window, scope)
 
 
-@router.post("", status_code=201, summary="Create new Model", openapi_extra=documented(ModelIn))
+@router.post(
+    "", status_code=201, summary="Create new Model", openapi_extra=documented(ModelIn), responses=answers(ModelOut, 201)
+)
 async def create_model(scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Returns the new Model"""
     if body.network_arch is None or body.encryption_key is None:
@@ -61,7 +65,7 @@ async def create_model(scope: ScopeDep, services: ServicesDep, body: Body) -> JS
     return JSONResponse(model_out(view, scope), 201)
 
 
-@router.get("/{model_id}", summary="Retrieve Model")
+@router.get("/{model_id}", summary="Retrieve Model", responses=answers(ModelOut))
 async def read_model(model_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the Model"""
     if (base := await services.base.find(model_id)) is not None:
@@ -69,8 +73,10 @@ async def read_model(model_id: UUID, scope: ScopeDep, services: ServicesDep) -> 
     return JSONResponse(model_out(await services.experiments.read(scope.org, model_id), scope))
 
 
-@router.put("/{model_id}", summary="Update Model", openapi_extra=documented(ModelIn))
-@router.patch("/{model_id}", summary="Partial update Model", openapi_extra=documented(ModelIn))
+@router.put("/{model_id}", summary="Update Model", openapi_extra=documented(ModelIn), responses=answers(ModelOut))
+@router.patch(
+    "/{model_id}", summary="Partial update Model", openapi_extra=documented(ModelIn), responses=answers(ModelOut)
+)
 async def update_model(model_id: UUID, scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Returns the updated Model"""
     values, labels, datasets = model_values(body)
@@ -81,7 +87,7 @@ async def update_model(model_id: UUID, scope: ScopeDep, services: ServicesDep, b
     return JSONResponse(model_out(view, scope))
 
 
-@router.delete("/{model_id}", summary="Delete Model")
+@router.delete("/{model_id}", summary="Delete Model", responses=answers(ModelOut))
 async def delete_model(model_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Cancels all related running jobs and returns the deleted Model"""
     return JSONResponse(model_out(await services.experiments.delete(scope.org, model_id), scope))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
 from fastapi.responses import JSONResponse
 
+from ...answers import answers
 from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep
 from ...services.experiments.specs import read_schema
@@ -20,7 +21,7 @@ ActionPath = Annotated[str, Path(max_length=100, description="Action name")]
 Body = Annotated[SpecIn, Depends(json_body(SpecIn))]
 
 
-@_specs.get("/schema", summary="Retrieve Specs schema")
+@_specs.get("/schema", summary="Retrieve Specs schema", responses=answers(dict[str, Any]))
 async def read_specs_schema(
     action: ActionPath, owner: OwnerDep, scope: ScopeDep, services: ServicesDep
 ) -> JSONResponse:
@@ -34,19 +35,21 @@ async def read_specs_schema(
     return JSONResponse(read_schema(action_in(action, owner), network))
 
 
-@_specs.get("", summary="Retrieve Specs")
+@_specs.get("", summary="Retrieve Specs", responses=answers(dict[str, Any]))
 async def read_specs(action: ActionPath, owner: OwnerDep, services: ServicesDep) -> JSONResponse:
     """Returns the saved Specs for a given action"""
     return JSONResponse(await services.saved_specs.read(owner, action_in(action, owner)))
 
 
-@_specs.post("", status_code=201, summary="Save Specs", openapi_extra=documented(SpecIn))
+@_specs.post(
+    "", status_code=201, summary="Save Specs", openapi_extra=documented(SpecIn), responses=answers(dict[str, Any], 201)
+)
 async def save_specs(action: ActionPath, owner: OwnerDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Save the Specs for a given action"""
     return JSONResponse(await services.saved_specs.save(owner, action_in(action, owner), body.root), 201)
 
 
-@_specs.put("", summary="Update Specs", openapi_extra=documented(SpecIn))
+@_specs.put("", summary="Update Specs", openapi_extra=documented(SpecIn), responses=answers(dict[str, Any]))
 async def update_specs(action: ActionPath, owner: OwnerDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Update the Specs for a given action: what is not given stays as it was saved"""
     return JSONResponse(await services.saved_specs.save(owner, action_in(action, owner), body.root, merge=True))

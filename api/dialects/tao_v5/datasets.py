@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 
 from ....schemas.errors import InvalidInput
+from ...answers import answers
 from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep, SettingsDep
 from ...services.experiments.specs import dataset_types, formats_of, read_schema
 from ...uploads import UPLOAD_BODY, receive_upload
+from .answers import DatasetOut, Datasets, Formats, Said
 from .query import Filter, Size, Skip, Sort, list_out, matches, page
 from .schemas import DatasetFormat, DatasetIn, DatasetType
 from .translate import dataset_out, dataset_source, dataset_values
@@ -27,7 +29,7 @@ _WORDS = {"name": None, "format": get_args(DatasetFormat), "type": get_args(Data
 Body = Annotated[DatasetIn, Depends(json_body(DatasetIn))]
 
 
-@router.get("", summary="List Datasets")
+@router.get("", summary="List Datasets", responses=answers(list[DatasetOut] | Datasets))
 async def list_datasets(
     scope: ScopeDep,
     services: ServicesDep,
@@ -45,7 +47,13 @@ async def list_datasets(
     return list_out("datasets", [dataset_out(view, scope) for view in views], total, window, scope)
 
 
-@router.post("", status_code=201, summary="Create new Dataset", openapi_extra=documented(DatasetIn))
+@router.post(
+    "",
+    status_code=201,
+    summary="Create new Dataset",
+    openapi_extra=documented(DatasetIn),
+    responses=answers(DatasetOut, 201),
+)
 async def create_dataset(scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Returns the new Dataset"""
     if body.type is None or body.format is None:
@@ -64,7 +72,7 @@ async def create_dataset(scope: ScopeDep, services: ServicesDep, body: Body) -> 
     return JSONResponse(dataset_out(view, scope), 201)
 
 
-@router.get(":get_formats", summary="List formats of Datasets")
+@router.get(":get_formats", summary="List formats of Datasets", responses=answers(Formats))
 async def list_formats(
     dataset_type: Annotated[str | None, Query(max_length=100, description="Type of the Datasets")] = None,
 ) -> JSONResponse:
@@ -73,7 +81,13 @@ async def list_formats(
     return JSONResponse({"dataset_formats": list(dict.fromkeys(f for kind in types for f in formats_of(kind)))})
 
 
-@router.post("/{dataset_id}:upload", status_code=201, summary="Upload files", openapi_extra=UPLOAD_BODY)
+@router.post(
+    "/{dataset_id}:upload",
+    status_code=201,
+    summary="Upload files",
+    openapi_extra=UPLOAD_BODY,
+    responses=answers(Said, 201),
+)
 async def upload_dataset(
     dataset_id: UUID, request: Request, scope: ScopeDep, services: ServicesDep, settings: SettingsDep
 ) -> JSONResponse:
@@ -82,21 +96,28 @@ async def upload_dataset(
     return JSONResponse({"message": UPLOADED}, 201)
 
 
-@router.get("/{dataset_id}/specs/{action}/schema", summary="Retrieve Specs schema")
+@router.get("/{dataset_id}/specs/{action}/schema", summary="Retrieve Specs schema", responses=answers(dict[str, Any]))
 async def read_specs_schema(dataset_id: UUID, action: str, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the Specs schema for a given action"""
     await services.datasets.read(scope.org, dataset_id)
     return JSONResponse(read_schema(action, None))
 
 
-@router.get("/{dataset_id}", summary="Retrieve Dataset")
+@router.get("/{dataset_id}", summary="Retrieve Dataset", responses=answers(DatasetOut))
 async def read_dataset(dataset_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the Dataset"""
     return JSONResponse(dataset_out(await services.datasets.read(scope.org, dataset_id), scope))
 
 
-@router.put("/{dataset_id}", summary="Update Dataset", openapi_extra=documented(DatasetIn))
-@router.patch("/{dataset_id}", summary="Partial update Dataset", openapi_extra=documented(DatasetIn))
+@router.put(
+    "/{dataset_id}", summary="Update Dataset", openapi_extra=documented(DatasetIn), responses=answers(DatasetOut)
+)
+@router.patch(
+    "/{dataset_id}",
+    summary="Partial update Dataset",
+    openapi_extra=documented(DatasetIn),
+    responses=answers(DatasetOut),
+)
 async def update_dataset(dataset_id: UUID, scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Returns the updated Dataset"""
     values, labels = dataset_values(body)
@@ -107,7 +128,7 @@ async def update_dataset(dataset_id: UUID, scope: ScopeDep, services: ServicesDe
     return JSONResponse(dataset_out(view, scope))
 
 
-@router.delete("/{dataset_id}", summary="Delete Dataset")
+@router.delete("/{dataset_id}", summary="Delete Dataset", responses=answers(DatasetOut))
 async def delete_dataset(dataset_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the deleted Dataset"""
     return JSONResponse(dataset_out(await services.datasets.delete(scope.org, dataset_id), scope))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse
 
 from ....schemas.errors import InvalidInput
+from ...answers import answers
 from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep
 from ...services.experiments.specs import read_schema
 from ...services.paging import SIZE_MAX, Match
+from .answers import ExperimentOut, Experiments
 from .query import Filter, Size, Skip, Sort, flag, list_out, matches, page
 from .schemas import ExperimentIn, ExperimentType, NetworkArch
 from .translate import base_out, experiment_out, experiment_values, listed_out
@@ -24,7 +26,7 @@ _WORDS = {"name": None, "kind": get_args(ExperimentType), "network": get_args(Ne
 Body = Annotated[ExperimentIn, Depends(json_body(ExperimentIn))]
 
 
-@router.get("", summary="List Experiments")
+@router.get("", summary="List Experiments", responses=answers(list[ExperimentOut] | Experiments))
 async def list_experiments(
     scope: ScopeDep,
     services: ServicesDep,
@@ -53,7 +55,7 @@ async def list_experiments(
     return list_out("experiments", [listed_out(view, scope) for view in views], total, window, scope)
 
 
-@router.get(":base", summary="List base Experiments")
+@router.get(":base", summary="List base Experiments", responses=answers(list[ExperimentOut] | Experiments))
 async def list_base_experiments(
     scope: ScopeDep,
     services: ServicesDep,
@@ -72,7 +74,13 @@ async def list_base_experiments(
     return list_out("experiments", shown, len(bases), window, scope)
 
 
-@router.post("", status_code=201, summary="Create new Experiment", openapi_extra=documented(ExperimentIn))
+@router.post(
+    "",
+    status_code=201,
+    summary="Create new Experiment",
+    openapi_extra=documented(ExperimentIn),
+    responses=answers(ExperimentOut, 201),
+)
 async def create_experiment(scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Returns the new Experiment"""
     if body.network_arch is None:
@@ -90,14 +98,16 @@ async def create_experiment(scope: ScopeDep, services: ServicesDep, body: Body) 
     return JSONResponse(experiment_out(view, scope), 201)
 
 
-@router.get("/{experiment_id}/specs/{action}/schema", summary="Retrieve Specs schema")
+@router.get(
+    "/{experiment_id}/specs/{action}/schema", summary="Retrieve Specs schema", responses=answers(dict[str, Any])
+)
 async def read_specs_schema(experiment_id: UUID, action: str, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the Specs schema for a given action"""
     view = await services.experiments.read(scope.org, experiment_id)
     return JSONResponse(read_schema(action, view.row.network))
 
 
-@router.get("/{experiment_id}", summary="Retrieve Experiment")
+@router.get("/{experiment_id}", summary="Retrieve Experiment", responses=answers(ExperimentOut))
 async def read_experiment(experiment_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the Experiment"""
     if (base := await services.base.find(experiment_id)) is not None:
@@ -105,8 +115,18 @@ async def read_experiment(experiment_id: UUID, scope: ScopeDep, services: Servic
     return JSONResponse(experiment_out(await services.experiments.read(scope.org, experiment_id), scope))
 
 
-@router.put("/{experiment_id}", summary="Update Experiment", openapi_extra=documented(ExperimentIn))
-@router.patch("/{experiment_id}", summary="Partial update Experiment", openapi_extra=documented(ExperimentIn))
+@router.put(
+    "/{experiment_id}",
+    summary="Update Experiment",
+    openapi_extra=documented(ExperimentIn),
+    responses=answers(ExperimentOut),
+)
+@router.patch(
+    "/{experiment_id}",
+    summary="Partial update Experiment",
+    openapi_extra=documented(ExperimentIn),
+    responses=answers(ExperimentOut),
+)
 async def update_experiment(experiment_id: UUID, scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Returns the updated Experiment"""
     values, labels, datasets = experiment_values(body)
@@ -122,7 +142,7 @@ async def update_experiment(experiment_id: UUID, scope: ScopeDep, services: Serv
     return JSONResponse(experiment_out(view, scope))
 
 
-@router.delete("/{experiment_id}", summary="Delete Experiment")
+@router.delete("/{experiment_id}", summary="Delete Experiment", responses=answers(ExperimentOut))
 async def delete_experiment(experiment_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Cancels all related running jobs and returns the deleted Experiment"""
     return JSONResponse(experiment_out(await services.experiments.delete(scope.org, experiment_id), scope))

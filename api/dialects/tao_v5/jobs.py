@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from ....schemas.errors import InvalidInput
+from ...answers import answers
 from ...body import documented, json_body
 from ...catalog.models import Job
 from ...deps import ScopeDep, ServicesDep
@@ -17,6 +18,7 @@ from ...downloads import open_file, single_file, stored_file, stored_text
 from ...events import log_events
 from ...services.jobs.jobs import JobEnded
 from ...services.jobs.planning import Owner
+from .answers import Freed, JobOut, Jobs, Said
 from .query import JobSort, Size, Skip, list_out, page
 from .schemas import JobIn, LogIn, PublishIn, ResumeIn, StatusIn
 from .translate import job_out, jobs_asked, speaks_55
@@ -68,7 +70,7 @@ JobDep = Annotated[Job, Depends(read_job)]
 _lists, _jobs, _resumable = APIRouter(), APIRouter(), APIRouter()
 
 
-@_lists.get("", summary="List Jobs")
+@_lists.get("", summary="List Jobs", responses=answers(list[JobOut] | Jobs))
 async def list_jobs(
     owner: OwnerDep,
     scope: ScopeDep,
@@ -83,7 +85,9 @@ async def list_jobs(
     return list_out("jobs", [job_out(view, scope) for view in views], total, window, scope)
 
 
-@_jobs.post("", status_code=201, summary="Run Jobs", openapi_extra=documented(JobIn))
+@_jobs.post(
+    "", status_code=201, summary="Run Jobs", openapi_extra=documented(JobIn), responses=answers(str | list[str], 201)
+)
 async def run_job(
     owner: OwnerDep, services: ServicesDep, body: Annotated[JobIn, Depends(json_body(JobIn))]
 ) -> JSONResponse:
@@ -96,7 +100,7 @@ async def run_job(
     return JSONResponse(ids if body.actions is not None else ids[0], 201)
 
 
-@_jobs.post("/{job_id}:cancel", summary="Cancel Job")
+@_jobs.post("/{job_id}:cancel", summary="Cancel Job", responses=answers(Said) | answers(Said, 201))
 async def cancel_job(job_id: UUID, owner: OwnerDep, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Asks for the end of the job; for clients before 5.5 cancel or pause training"""
     if not speaks_55(scope):
@@ -109,14 +113,14 @@ async def cancel_job(job_id: UUID, owner: OwnerDep, scope: ScopeDep, services: S
     return JSONResponse({"message": f"Job {job_id} is being canceled."})
 
 
-@_jobs.post("/{job_id}:pause", summary="Pause Job")
+@_jobs.post("/{job_id}:pause", summary="Pause Job", responses=answers(Said))
 async def pause_job(job_id: UUID, owner: OwnerDep, services: ServicesDep) -> JSONResponse:
     """Lets the job save a checkpoint and free its worker - train/retrain only"""
     await services.jobs.pause(owner, job_id)
     return JSONResponse({"message": f"Job {job_id} is being paused."})
 
 
-@_resumable.post("/{job_id}:resume", summary="Resume Job", openapi_extra=documented(ResumeIn))
+@_resumable.post("/{job_id}:resume", summary="Resume Job", openapi_extra=documented(ResumeIn), responses=answers(Said))
 async def resume_job(
     job_id: UUID,
     owner: OwnerDep,
@@ -130,7 +134,11 @@ async def resume_job(
 
 
 @_resumable.post(
-    "/{job_id}:publish_model", status_code=201, summary="Publish models", openapi_extra=documented(PublishIn)
+    "/{job_id}:publish_model",
+    status_code=201,
+    summary="Publish models",
+    openapi_extra=documented(PublishIn),
+    responses=answers(str | Said, 201),
 )
 async def publish_model(
     job: JobDep,
@@ -147,7 +155,7 @@ async def publish_model(
     return JSONResponse({"message": f"Published as version {published.version} of {published.name}."}, 201)
 
 
-@_resumable.delete("/{job_id}:remove_published_model", summary="Remove a published model")
+@_resumable.delete("/{job_id}:remove_published_model", summary="Remove a published model", responses=answers(Said))
 async def remove_published_model(
     job: JobDep,
     services: ServicesDep,
@@ -167,7 +175,7 @@ async def download_job(job: JobDep, request: Request, services: ServicesDep) -> 
     return stored_file(request, services.storage, path, size_bytes, media_type=_TAR, name=f"{job.id}.tar.gz")
 
 
-@_jobs.get("/{job_id}:list_files", summary="List files of a Job")
+@_jobs.get("/{job_id}:list_files", summary="List files of a Job", responses=answers(list[str]))
 async def list_files(
     job: JobDep, scope: ScopeDep, services: ServicesDep, retrieve_logs: bool = False, retrieve_specs: bool = False
 ) -> JSONResponse:
@@ -211,8 +219,13 @@ async def read_logs(
     return await stored_text(request, services.storage, paths, media_type="text/plain; charset=utf-8")
 
 
-@_jobs.get("/{job_id}:status_update", summary="Posts status for the job")
-@_jobs.post("/{job_id}:status_update", summary="Posts status for the job", openapi_extra=documented(StatusIn))
+@_jobs.get("/{job_id}:status_update", summary="Posts status for the job", responses=answers(JobOut))
+@_jobs.post(
+    "/{job_id}:status_update",
+    summary="Posts status for the job",
+    openapi_extra=documented(StatusIn),
+    responses=answers(JobOut),
+)
 async def update_status(
     job: JobDep,
     owner: OwnerDep,
@@ -226,8 +239,10 @@ async def update_status(
     return JSONResponse(job_out(await services.jobs.read_view(owner, job.id), scope))
 
 
-@_jobs.get("/{job_id}:log_update", summary="Posts log for the job")
-@_jobs.post("/{job_id}:log_update", summary="Posts log for the job", openapi_extra=documented(LogIn))
+@_jobs.get("/{job_id}:log_update", summary="Posts log for the job", responses=answers(JobOut))
+@_jobs.post(
+    "/{job_id}:log_update", summary="Posts log for the job", openapi_extra=documented(LogIn), responses=answers(JobOut)
+)
 async def update_log(
     job: JobDep,
     owner: OwnerDep,
@@ -241,13 +256,13 @@ async def update_log(
     return JSONResponse(job_out(await services.jobs.read_view(owner, job.id), scope))
 
 
-@_jobs.get("/{job_id}", summary="Retrieve Job")
+@_jobs.get("/{job_id}", summary="Retrieve Job", responses=answers(JobOut))
 async def get_job(job_id: UUID, owner: OwnerDep, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the Job"""
     return JSONResponse(job_out(await services.jobs.read_view(owner, job_id), scope))
 
 
-@_jobs.delete("/{job_id}", summary="Delete Job")
+@_jobs.delete("/{job_id}", summary="Delete Job", responses=answers(Freed))
 async def delete_job(job: JobDep, services: ServicesDep) -> JSONResponse:
     """Deletes a job that has ended, with its files; says how many bytes that freed"""
     return JSONResponse({"freed_bytes": await services.cleanup.delete_job(job.org, job.id)})

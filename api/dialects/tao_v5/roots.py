@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
+from ...answers import answers
 from ...deps import ScopeDep
 from ...services.experiments.specs import formats_of, read_schema
 
 router = APIRouter(tags=["EXPERIMENT"])
 
 
-@router.get("", summary="List what there is below this address")
+@router.get("", summary="List what there is below this address", responses=answers(list[str]))
 async def read_root(scope: ScopeDep) -> JSONResponse:
     return JSONResponse(["dataset", "experiment"])
 
 
-@router.get("/specs/{action}/schema", summary="Retrieve Specs schema of a network")
+@router.get("/specs/{action}/schema", summary="Retrieve Specs schema of a network", responses=answers(dict[str, Any]))
 async def read_schema_of_network(
     action: str,
     scope: ScopeDep,

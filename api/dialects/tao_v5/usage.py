@@ -9,14 +9,16 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
 from ....schemas.errors import InvalidInput
+from ...answers import answers
 from ...deps import ScopeDep, ServicesDep
 from ..tao_results import time_out
+from .answers import UsageReport
 from .translate import use_out
 
 router = APIRouter(prefix="/usage", tags=["USAGE"])
 
 
-@router.get("", summary="Sum up what the org has used")
+@router.get("", summary="Sum up what the org has used", responses=answers(UsageReport))
 async def read_usage(
     scope: ScopeDep,
     services: ServicesDep,

@@ -9,8 +9,10 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 
 from ....schemas.errors import InvalidInput
+from ...answers import answers
 from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep
+from .answers import WorkspaceOut, Workspaces
 from .query import Filter, Size, Skip, Sort, list_out, matches, page
 from .schemas import CloudType, WorkspaceIn
 from .translate import workspace_out, workspace_values
@@ -22,7 +24,7 @@ _WORDS = {"name": None, "cloud_type": get_args(CloudType)}
 Body = Annotated[WorkspaceIn, Depends(json_body(WorkspaceIn))]
 
 
-@router.get("", summary="List Workspaces")
+@router.get("", summary="List Workspaces", responses=answers(list[WorkspaceOut] | Workspaces))
 async def list_workspaces(
     scope: ScopeDep,
     services: ServicesDep,
@@ -40,7 +42,13 @@ async def list_workspaces(
     return list_out("workspaces", [workspace_out(row) for row in rows], total, window, scope)
 
 
-@router.post("", status_code=201, summary="Create new Workspace", openapi_extra=documented(WorkspaceIn))
+@router.post(
+    "",
+    status_code=201,
+    summary="Create new Workspace",
+    openapi_extra=documented(WorkspaceIn),
+    responses=answers(WorkspaceOut, 201),
+)
 async def create_workspace(scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Returns the new Workspace"""
     if body.cloud_type is None:
@@ -55,14 +63,24 @@ async def create_workspace(scope: ScopeDep, services: ServicesDep, body: Body) -
     return JSONResponse(workspace_out(row), 201)
 
 
-@router.get("/{workspace_id}", summary="Retrieve Workspace")
+@router.get("/{workspace_id}", summary="Retrieve Workspace", responses=answers(WorkspaceOut))
 async def read_workspace(workspace_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the Workspace"""
     return JSONResponse(workspace_out(await services.workspaces.read(scope.org, workspace_id)))
 
 
-@router.put("/{workspace_id}", summary="Update Workspace", openapi_extra=documented(WorkspaceIn))
-@router.patch("/{workspace_id}", summary="Partial update Workspace", openapi_extra=documented(WorkspaceIn))
+@router.put(
+    "/{workspace_id}",
+    summary="Update Workspace",
+    openapi_extra=documented(WorkspaceIn),
+    responses=answers(WorkspaceOut),
+)
+@router.patch(
+    "/{workspace_id}",
+    summary="Partial update Workspace",
+    openapi_extra=documented(WorkspaceIn),
+    responses=answers(WorkspaceOut),
+)
 async def update_workspace(workspace_id: UUID, scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Returns the updated Workspace"""
     values = workspace_values(body) | ({"cloud_type": body.cloud_type} if body.cloud_type is not None else {})
@@ -70,7 +88,7 @@ async def update_workspace(workspace_id: UUID, scope: ScopeDep, services: Servic
     return JSONResponse(workspace_out(row))
 
 
-@router.delete("/{workspace_id}", summary="Delete Workspace")
+@router.delete("/{workspace_id}", summary="Delete Workspace", responses=answers(WorkspaceOut))
 async def delete_workspace(workspace_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the deleted Workspace"""
     return JSONResponse(workspace_out(await services.workspaces.delete(scope.org, workspace_id)))

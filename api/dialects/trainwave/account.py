@@ -8,10 +8,12 @@ from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import JSONResponse, Response
 
 from ....schemas.errors import NotAvailable
+from ...answers import answers
 from ...body import documented, json_body
 from ...deps import ServicesDep
 from ...services.paging import Page
 from .access import CallerDep, enter_org
+from .answers import Listed, OneProject, OneUser, Organization, ProjectOut, SecretOut
 from .jobs import Limit, Offset, Said
 from .schemas import ProjectIn, SecretsIn
 from .translate import list_out, one_out, org_out, project_out, secret_out, user_out
@@ -21,13 +23,13 @@ router = APIRouter(tags=["TRAINWAVE ACCOUNT"])
 OrgPath = Annotated[str, Path(max_length=300, description="Organization ID")]
 
 
-@router.get("/users/me/", summary="Say who calls")
+@router.get("/users/me/", summary="Say who calls", responses=answers(OneUser))
 async def read_me(caller: CallerDep) -> JSONResponse:
     """Returns the user whom the API key belongs to"""
     return JSONResponse(one_out(user_out(caller)))
 
 
-@router.get("/organizations/", summary="List Organizations")
+@router.get("/organizations/", summary="List Organizations", responses=answers(Listed[Organization, Organization]))
 async def list_organizations(
     request: Request, caller: CallerDep, limit: Limit = 20, offset: Offset = 0
 ) -> JSONResponse:
@@ -36,7 +38,7 @@ async def list_organizations(
     return JSONResponse(list_out(request, items, items, 1, limit=limit, offset=offset))
 
 
-@router.get("/projects/", summary="List Projects")
+@router.get("/projects/", summary="List Projects", responses=answers(Listed[ProjectOut, ProjectOut]))
 async def list_projects(
     request: Request,
     caller: CallerDep,
@@ -51,7 +53,13 @@ async def list_projects(
     return JSONResponse(list_out(request, items, items, total, limit=limit, offset=offset))
 
 
-@router.post("/projects/", status_code=201, summary="Create Project", openapi_extra=documented(ProjectIn))
+@router.post(
+    "/projects/",
+    status_code=201,
+    summary="Create Project",
+    openapi_extra=documented(ProjectIn),
+    responses=answers(OneProject, 201),
+)
 async def create_project(
     caller: CallerDep, services: ServicesDep, body: Annotated[ProjectIn, Depends(json_body(ProjectIn))]
 ) -> JSONResponse:
@@ -60,7 +68,7 @@ async def create_project(
     return JSONResponse(one_out(project_out(project)), 201)
 
 
-@router.get("/organizations/{org}/secrets/", summary="List Secrets")
+@router.get("/organizations/{org}/secrets/", summary="List Secrets", responses=answers(Listed[SecretOut, SecretOut]))
 async def list_secrets(org: OrgPath, request: Request, caller: CallerDep, services: ServicesDep) -> JSONResponse:
     """Returns the names and digests of the secrets; nobody can read their values"""
     items = [secret_out(secret) for secret in await services.variables.read_list(enter_org(caller, org))]
@@ -68,7 +76,11 @@ async def list_secrets(org: OrgPath, request: Request, caller: CallerDep, servic
 
 
 @router.post(
-    "/organizations/{org}/secrets/", status_code=201, summary="Set Secrets", openapi_extra=documented(SecretsIn)
+    "/organizations/{org}/secrets/",
+    status_code=201,
+    summary="Set Secrets",
+    openapi_extra=documented(SecretsIn),
+    responses=answers(Listed[SecretOut, SecretOut], 201),
 )
 async def set_secrets(
     org: OrgPath,

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 
 from ....schemas.errors import InvalidInput, YardError
+from ...answers import answers
 from ...body import documented, json_body
 from ...deps import ServicesDep, SettingsDep
 from ...multipart import Body as UploadBody
@@ -15,6 +16,7 @@ from ...multipart import receive_body
 from ...services.commands.measures import UNITS, Measure
 from ...services.paging import SIZE_MAX, Page
 from .access import CallerDep, enter_org
+from .answers import CodeReceived, DocumentJob, Job, Listed, ListedJob, Metrics
 from .schemas import JobIn
 from .translate import command_asked, job_document, job_out, list_out, states_asked, time_out
 
@@ -27,7 +29,7 @@ Offset = Annotated[int, Query(ge=0, le=_INT32_MAX, description="Pagination offse
 Said = Annotated[str | None, Query(max_length=500)]
 
 
-@router.get("/jobs/", summary="List Jobs")
+@router.get("/jobs/", summary="List Jobs", responses=answers(Listed[ListedJob, DocumentJob]))
 async def list_jobs(
     request: Request,
     caller: CallerDep,
@@ -52,7 +54,9 @@ async def list_jobs(
     return JSONResponse(list_out(request, items, documents, total, limit=limit, offset=offset))
 
 
-@router.post("/jobs/", status_code=201, summary="Create Job", openapi_extra=documented(JobIn))
+@router.post(
+    "/jobs/", status_code=201, summary="Create Job", openapi_extra=documented(JobIn), responses=answers(Job, 201)
+)
 async def create_job(
     request: Request,
     caller: CallerDep,
@@ -66,7 +70,7 @@ async def create_job(
     return JSONResponse(job_out(found, services.usage.prices, base, upload_url), 201)
 
 
-@router.put("/code/{ticket}", summary="Send the code of a Job")
+@router.put("/code/{ticket}", summary="Send the code of a Job", responses=answers(CodeReceived))
 async def upload_code(ticket: str, request: Request, services: ServicesDep, settings: SettingsDep) -> JSONResponse:
     """Takes a tar.gz as the body; the address itself is the permission, for this one job and for a day"""
     body = UploadBody(request)
@@ -80,29 +84,29 @@ async def upload_code(ticket: str, request: Request, services: ServicesDep, sett
     return JSONResponse({"success": True, "data": {"size_bytes": size_bytes}})
 
 
-@router.post("/jobs/{job_id}/code_submission/", summary="Start a Job whose code was sent")
+@router.post("/jobs/{job_id}/code_submission/", summary="Start a Job whose code was sent", responses=answers(Job))
 async def submit_code(job_id: str, request: Request, caller: CallerDep, services: ServicesDep) -> JSONResponse:
     """Returns the job, which starts as soon as a worker has room for it"""
     found = await services.commands.submit_code(caller.org, job_id)
     return JSONResponse(job_out(found, services.usage.prices, str(request.base_url)))
 
 
-@router.post("/jobs/{job_id}/stop/", summary="Stop Job")
-@router.post("/jobs/{job_id}/cancel/", summary="Stop Job")
+@router.post("/jobs/{job_id}/stop/", summary="Stop Job", responses=answers(Job))
+@router.post("/jobs/{job_id}/cancel/", summary="Stop Job", responses=answers(Job))
 async def stop_job(job_id: str, request: Request, caller: CallerDep, services: ServicesDep) -> JSONResponse:
     """Asks for the end of the job: SIGTERM first, SIGKILL after a while"""
     found = await services.commands.cancel(caller.org, job_id)
     return JSONResponse(job_out(found, services.usage.prices, str(request.base_url)))
 
 
-@router.get("/jobs/{job_id}/", summary="Get Job Details")
+@router.get("/jobs/{job_id}/", summary="Get Job Details", responses=answers(Job))
 async def get_job(job_id: str, request: Request, caller: CallerDep, services: ServicesDep) -> JSONResponse:
     """Returns the job"""
     found = await services.commands.find(caller.org, job_id)
     return JSONResponse(job_out(found, services.usage.prices, str(request.base_url)))
 
 
-@router.get("/metrics/{metric_name}/", summary="Get Job Metrics")
+@router.get("/metrics/{metric_name}/", summary="Get Job Metrics", responses=answers(Metrics))
 async def get_metrics(
     metric_name: str,
     caller: CallerDep,

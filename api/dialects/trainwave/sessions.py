@@ -10,10 +10,12 @@ from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from ....schemas.errors import InvalidInput, NotAuthenticated, YardError
+from ...answers import answers
 from ...body import documented, json_body, read_limited
 from ...deps import ServicesDep
 from ...services.paging import Page
 from .access import CallerDep
+from .answers import Session, SessionConfig, SessionKey, SessionWaiting
 from .pages import FIELDS, config_page, login_page, message_page
 from .schemas import ConfigSessionIn, SessionIn, SessionStatusIn
 
@@ -33,7 +35,13 @@ _HEADERS = {
 }
 
 
-@router.post("/create_session/", status_code=201, summary="Begin a login", openapi_extra=documented(SessionIn))
+@router.post(
+    "/create_session/",
+    status_code=201,
+    summary="Begin a login",
+    openapi_extra=documented(SessionIn),
+    responses=answers(Session, 201),
+)
 async def create_session(
     request: Request, services: ServicesDep, body: Annotated[SessionIn, Depends(json_body(SessionIn))]
 ) -> JSONResponse:
@@ -42,7 +50,12 @@ async def create_session(
     return JSONResponse({"url": f"{request.base_url}cli/login/{begun.id}", "token": begun.token}, 201)
 
 
-@router.post("/session_status/", summary="Fetch the API key of a login", openapi_extra=documented(SessionStatusIn))
+@router.post(
+    "/session_status/",
+    summary="Fetch the API key of a login",
+    openapi_extra=documented(SessionStatusIn),
+    responses=answers(SessionKey) | answers(SessionWaiting, 202),
+)
 async def read_session_status(
     services: ServicesDep, body: Annotated[SessionStatusIn, Depends(json_body(SessionStatusIn))]
 ) -> JSONResponse:
@@ -52,7 +65,11 @@ async def read_session_status(
 
 
 @router.post(
-    "/config_session/", status_code=201, summary="Begin a configuration", openapi_extra=documented(ConfigSessionIn)
+    "/config_session/",
+    status_code=201,
+    summary="Begin a configuration",
+    openapi_extra=documented(ConfigSessionIn),
+    responses=answers(Session, 201),
 )
 async def create_config_session(
     request: Request,
@@ -65,7 +82,7 @@ async def create_config_session(
     return JSONResponse({"url": f"{request.base_url}cli/config/{begun.id}", "token": begun.token}, 201)
 
 
-@router.get("/{token}/config/", summary="Fetch a configuration")
+@router.get("/{token}/config/", summary="Fetch a configuration", responses=answers(SessionConfig))
 async def read_config(
     token: Annotated[str, Path(max_length=200)], caller: CallerDep, services: ServicesDep
 ) -> JSONResponse:
