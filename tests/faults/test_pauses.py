@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -124,7 +125,8 @@ def keep_down(yard: FaultyYard, part: str, seconds: float) -> None:
     while time.monotonic() < end:
         pid = yard.pid(part)
         if pid != killed:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it is down still, and its supervisor has not looked yet
+                os.kill(pid, signal.SIGKILL)
             killed = pid
         time.sleep(0.05)
 
