@@ -94,11 +94,11 @@ def create_app(settings: ApiSettings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     app.include_router(health)
-    # why first: /users/me/ would be a user of the next ones
+    # why in this order: routes are tried one after the other, and these are asked the most
+    app.include_router(tao_v5.router)
+    app.include_router(tao_v4.router)
     app.include_router(trainwave.router)
     app.include_router(trainwave.pages)
-    app.include_router(tao_v4.router)
-    app.include_router(tao_v5.router)
     app.include_router(aitems.router)
     app.include_router(workspace.router)
     app.add_middleware(IdempotentPosts)

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
+from pydantic_core import from_json
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
+from . import inline_sqlite
 from .models import Base
 
 T = TypeVar("T")
@@ -25,9 +27,9 @@ class Catalog:
     """The database. `reading()` and `writing()` give a session that is one transaction."""
 
     def __init__(self, url: str) -> None:
-        self.engine = _create_engine(url)
+        self.engine, self._reader = _create_engines(url)
         writer = self.engine.execution_options(trainyard_write=True)
-        self._readers = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._readers = async_sessionmaker(self._reader, expire_on_commit=False)
         self._writers = async_sessionmaker(writer, expire_on_commit=False)
 
     @asynccontextmanager
@@ -48,6 +50,7 @@ class Catalog:
             await connection.commit()
 
     async def close(self) -> None:
+        await self._reader.dispose()
         await self.engine.dispose()
 
 
@@ -70,22 +73,34 @@ def with_catalog(url: str, work: Callable[[Catalog], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def _create_engine(url: str) -> AsyncEngine:
+def _create_engines(url: str) -> tuple[AsyncEngine, AsyncEngine]:
+    """Return the engine, and the one to read by."""
     parsed = make_url(url)
     backend = parsed.get_backend_name()
-    parsed = parsed.set(drivername=_ASYNC_DRIVERS.get(backend, parsed.drivername))
     if backend != "sqlite":
-        return create_async_engine(parsed, pool_pre_ping=True)
+        engine = create_async_engine(
+            parsed.set(drivername=_ASYNC_DRIVERS.get(backend, parsed.drivername)), pool_pre_ping=True
+        )
+        return engine, engine
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(parsed, connect_args={"timeout": 30})
+    engine = create_async_engine(
+        parsed.set(drivername=_ASYNC_DRIVERS[backend]), connect_args={"timeout": 30}, json_deserializer=from_json
+    )
+    reader = create_async_engine(parsed.set(drivername=inline_sqlite.NAME), json_deserializer=from_json)
+    _configure(engine, "busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
+    # why: a write here would wait for others with everybody else waiting for it
+    _configure(reader, "busy_timeout=1000", "query_only=ON")
+    return engine, reader
 
+
+def _configure(engine: AsyncEngine, *pragmas: str) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, record: object) -> None:
         # why: the driver's own transactions start late and end in SQLITE_BUSY; `begin` below starts ours
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -93,8 +108,6 @@ def _create_engine(url: str) -> AsyncEngine:
     def begin(connection: Connection) -> None:
         write = connection.get_execution_options().get("trainyard_write", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-    return engine
 
 
 def _run_migrations(connection: Connection) -> None:

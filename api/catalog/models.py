@@ -162,8 +162,6 @@ class Job(Base):
         Index("ix_jobs_org_created", "org", "created_at"),
         Index("ix_jobs_experiment_created", "experiment_id", "created_at"),
         Index("ix_jobs_dataset_created", "dataset_id", "created_at"),
-        Index("ix_jobs_org_experiment_created", "org", "experiment_id", "created_at", "id"),
-        Index("ix_jobs_org_dataset_created", "org", "dataset_id", "created_at", "id"),
         Index("ix_jobs_parent", "parent_id"),
         Index("ix_jobs_state", "state"),
         Index("ix_jobs_queue", "state", "priority", "due_at"),

@@ -12,8 +12,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from prefect_trainyard.api.catalog import Catalog, upgrade
 from prefect_trainyard.api.catalog.models import Base, Dataset, Org, User
-from sqlalchemy import func, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 
 @pytest.fixture
@@ -79,12 +79,32 @@ def test_foreign_keys_are_enforced_and_errors_roll_back(url: str) -> None:
                     )
                 )
         async with catalog.reading() as session:
-            assert await session.scalar(text("PRAGMA foreign_keys")) == 1
             count = await session.scalar(select(func.count(User.id)))
         await catalog.close()
         return count
 
     assert asyncio.run(run()) == 0
+
+
+def test_who_reads_cannot_write_and_waits_for_no_writer(tmp_path: Path) -> None:
+    async def run() -> tuple[int | None, int | None]:
+        catalog = Catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
+        await catalog.upgrade()
+        count = select(func.count(User.id))
+        with pytest.raises(OperationalError, match="readonly"):
+            async with catalog.reading() as session:
+                session.add(User(id=uuid4(), name="ann"))
+        async with catalog.writing() as session:
+            session.add(User(id=uuid4(), name="ann"))
+            await session.flush()
+            async with catalog.reading() as reader:
+                before = await reader.scalar(count)
+        async with catalog.reading() as reader:
+            after = await reader.scalar(count)
+        await catalog.close()
+        return before, after
+
+    assert asyncio.run(run()) == (0, 1)
 
 
 @pytest.mark.skipif("TRAINYARD_TEST_POSTGRES_URL" not in os.environ, reason="needs a PostgreSQL server")

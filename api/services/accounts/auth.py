@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, bindparam, or_, select, update
 
 from ....schemas.errors import NotAuthenticated, NotFound
 from ...auth import Grant, Tokens
@@ -117,28 +117,31 @@ class AuthService:
         if counted:
             self.admit(grant.org, grant.user_id)
         async with self._catalog.reading() as session:
-            row = (
-                await session.execute(
-                    select(ApiKey.release, User.name)
-                    .join(User, User.id == ApiKey.user_id)
-                    .join(Membership, (Membership.user_id == ApiKey.user_id) & (Membership.org == ApiKey.org))
-                    .where(
-                        ApiKey.id == grant.key_id,
-                        ApiKey.user_id == grant.user_id,
-                        ApiKey.org == grant.org,
-                        _is_active(utc_now()),
-                    )
-                )
-            ).one_or_none()
+            held = {"key": grant.key_id, "user": grant.user_id, "org": grant.org, "now": utc_now()}
+            row = (await session.execute(_HELD, held)).one_or_none()
         if row is None:
             raise NotAuthenticated("The API key behind the token was revoked.")
         return Caller(user_id=grant.user_id, user=row.name, org=grant.org, release=_release(row.release))
 
 
-def _is_active(now: datetime) -> ColumnElement[bool]:
+def _is_active(now: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
     return or_(ApiKey.revoked_at.is_(None), ApiKey.revoked_at > now)
 
 
 def _release(text: str) -> tuple[int, int]:
     major, minor = text.split(".")
     return int(major), int(minor)
+
+
+#: Whether a key is still what a token says of it. Sent with every request, so it is put together once.
+_HELD = (
+    select(ApiKey.release, User.name)
+    .join(User, User.id == ApiKey.user_id)
+    .join(Membership, (Membership.user_id == ApiKey.user_id) & (Membership.org == ApiKey.org))
+    .where(
+        ApiKey.id == bindparam("key"),
+        ApiKey.user_id == bindparam("user"),
+        ApiKey.org == bindparam("org"),
+        _is_active(bindparam("now")),
+    )
+)
