@@ -23,14 +23,14 @@ test: setup
 	$(BIN)/pytest
 
 test-fast: setup
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not long"
 
 # Thousands of requests for every route of the served document. `make fuzz EXAMPLES=5000` for a night.
 EXAMPLES ?= 1000
 fuzz: setup
 	TRAINYARD_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/pytest --timeout 0 tests/api/test_schema.py
 
-# Servers that stay away for a minute, and whatever else takes its time.
+# What `make test` has no time for: more clients, more storages, servers that stay away for a minute.
 test-long: setup
 	$(BIN)/pytest -m long
 

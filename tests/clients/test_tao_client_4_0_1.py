@@ -60,7 +60,7 @@ def tao(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> TaoClient:
     return TaoClient(folder / "venv/bin/tao-client", f"{yard.api_url}/api/v1")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_whole_notebook(yard: Yard, tao: TaoClient, digits: Path, tmp_path: Path) -> None:
     rest = tao.login(yard.make_key("acme401", "notebook", release="4.0"))

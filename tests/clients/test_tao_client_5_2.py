@@ -47,7 +47,7 @@ def tao(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> TaoClient:
     return TaoClient(folder / "venv/bin/tao-client", folder / "home", f"{yard.api_url}/api/v1")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_whole_notebook(yard: Yard, tao: TaoClient, digits: Path, tmp_path: Path) -> None:
     granted = json.loads(tao("login", "--ngc-api-key", yard.make_key("acme52", "notebook", "5.2"), group=None))

@@ -84,7 +84,7 @@ def bucket(s3_url: str, digits: Path) -> str:
     return name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_whole_notebook(yard: Yard, tao: Tao, s3_url: str, bucket: str, tmp_path: Path) -> None:
     granted = json.loads(

@@ -92,7 +92,7 @@ def state(wave: Wave, job: str) -> str:
     return wave("jobs", "status", "--project", "default", job).strip().rpartition(".")[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_whole_tutorial(yard: Yard, wave: Wave, code: Path) -> None:
     # Log in by the page: the command waits, a person pastes a key into the page, the command has a key of its own.

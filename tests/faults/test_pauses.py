@@ -80,7 +80,8 @@ def mlflow(yard: FaultyYard, what: str, **query: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("release", "verb", "word", "pauses"), [("5.5", "pause", "Paused", 10), ("5.3", "cancel", "Canceled", 3)]
+    ("release", "verb", "word", "pauses"),
+    [("5.5", "pause", "Paused", 10), pytest.param("5.3", "cancel", "Canceled", 3, marks=pytest.mark.long)],
 )
 def test_pauses_at_random_moments_change_nothing(
     yard: FaultyYard, traffic: Traffic, release: str, verb: str, word: str, pauses: int

@@ -31,7 +31,7 @@ def is_manifest(path: str) -> bool:
     return "checkpoint_" in path and path.endswith(".json")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_paused_job_goes_on_elsewhere_from_what_is_on_s3(
     digits: Path, tmp_path: Path, s3_storage: ArtifactStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

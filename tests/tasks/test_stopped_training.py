@@ -65,7 +65,7 @@ def epochs(folder: Path) -> int:
     return sum(report["epoch"] is not None for report in reports(folder))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_stopped_job_saves_and_goes_on_as_if_nothing_had_been(tmp_path: Path, digits: Path) -> None:
     assert start(tmp_path, digits, "whole").wait() == 0
     folder = tmp_path / "storage/acme/jobs/stopped"
@@ -104,7 +104,7 @@ def test_a_stopped_job_saves_and_goes_on_as_if_nothing_had_been(tmp_path: Path, 
     assert epochs(folder) == EPOCHS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_job_has_every_epoch_once_in_mlflow(tmp_path: Path, digits: Path) -> None:
     folder = tmp_path / "storage/acme/jobs/killed"
     process = start(tmp_path, digits, "killed")

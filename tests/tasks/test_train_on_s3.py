@@ -27,7 +27,7 @@ def chain(train_folder: str, eval_folder: str, raw_folder: str) -> list[JobResul
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_chain_with_all_its_files_on_s3(
     digits: Path, tmp_path: Path, s3_storage: ArtifactStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,7 @@ def _local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_storage_with_faults(digits: Path, tmp_path: Path, s3_storage: ArtifactStorage, s3_url: str) -> None:
     chance = random.Random(5)
 
@@ -98,7 +98,7 @@ def is_up(url: str) -> bool:
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mlflow_is_away_at_the_start_and_while_training(
     digits: Path,
     tmp_path: Path,
