@@ -32,6 +32,9 @@ class ApiSettings(BaseSettings):
     prefect_api_url: str = Field(default="http://127.0.0.1:4200/api", description="API of the Prefect server.")
     prefect_auth_string: SecretStr | None = Field(default=None, description="user:password of the Prefect server.")
     mlflow_url: str | None = Field(default=None, description="Address of the MLflow server, shown to operators.")
+    command_pool: str | None = Field(
+        default=None, description="Type of the work pool for commands and bundles, where it is not the yard's own."
+    )
     storage_url: str = Field(default="", description="Artifact storage; the folder `storage` in the home by default.")
     storage_endpoint_url: str | None = Field(default=None, description="Address of an S3 server other than Amazon's.")
     token_lifetime_s: int = Field(default=86_400, ge=60, le=86_400, description="Seconds until a token expires.")

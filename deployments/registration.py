@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import signature
@@ -19,10 +21,10 @@ from ..flows.command import run
 from ..flows.job import JOB_FLOWS
 from ..flows.pipeline import train_and_compress
 from ..networks.registry import networks
-from ..schemas.actions import CONVERSIONS, Action
+from ..schemas.actions import CONVERSIONS, USERS_CODE, Action
 from ..schemas.attempts import Priority
 from ..schemas.bundles import BUNDLE
-from ..schemas.jobs import COMMAND, TAG, WORK_POOL
+from ..schemas.jobs import COMMAND, COMMAND_POOL_VARIABLE, CONTAINER_VARIABLE, TAG, WORK_POOL, command_pool_name
 from ..schemas.specs import Spec
 from .warm_worker import TrainyardWorker, wait_for_prefect
 
@@ -44,6 +46,10 @@ _ARGUMENTS = """
     name: Name of the job.
     spec: Parameters of the action.
 """
+
+
+#: Without a step, other workers take the folder they are in for the code of the flow, and copy it; `/` in a container.
+_NOTHING_TO_PULL = [{"prefect.deployments.steps.set_working_directory": {"directory": "/"}}]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +138,16 @@ async def deploy_all() -> list[str]:
     """Make the work pool and all deployments, or bring them up to date; return `flow/name` of each."""
     async with get_client() as client:
         await _ensure_work_pool(client)
-        await _ensure_work_queues(client)
+        await _ensure_work_queues(client, WORK_POOL)
+        command_pool = None
+        if kind := os.environ.get(COMMAND_POOL_VARIABLE):
+            command_pool = command_pool_name(kind)
+            await _ensure_command_pool(client, command_pool, kind)
+            await _ensure_work_queues(client, command_pool)
         deployed = []
         for item in deployed_flows():
             flow_id = await client.create_flow_from_name(item.flow)
+            elsewhere = command_pool if item.flow in USERS_CODE else None
             await client.create_deployment(
                 flow_id=flow_id,
                 name=item.name,
@@ -143,7 +155,9 @@ async def deploy_all() -> list[str]:
                 entrypoint=item.entrypoint,
                 parameter_openapi_schema=item.form,
                 enforce_parameter_schema=True,
-                work_pool_name=WORK_POOL,
+                work_pool_name=elsewhere or WORK_POOL,
+                job_variables={"env": _environment()} if elsewhere else {},
+                pull_steps=_NOTHING_TO_PULL if elsewhere else None,
                 tags=item.tags,
                 description=item.description,
             )
@@ -161,13 +175,33 @@ async def _ensure_work_pool(client: PrefectClient) -> None:
         await client.update_work_pool(WORK_POOL, WorkPoolUpdate(base_job_template=template))
 
 
-async def _ensure_work_queues(client: PrefectClient) -> None:
+async def _ensure_command_pool(client: PrefectClient, name: str, kind: str) -> None:
+    """Make a work pool of another type; one that is there stays as it is: its template is its operator's."""
+    types = {
+        found["type"]: found for package in (await client.read_worker_metadata()).values() for found in package.values()
+    }
+    if kind not in types:
+        raise SystemExit(
+            f"{COMMAND_POOL_VARIABLE}: there is no type {kind!r} of work pools. There are {', '.join(sorted(types))}."
+        )
+    with contextlib.suppress(ObjectAlreadyExists):
+        template = types[kind]["default_base_job_configuration"]
+        await client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
+
+
+def _environment() -> dict[str, str]:
+    """Return what a run has to know that a worker of another type does not tell it. None of it is a secret."""
+    names = ("TRAINYARD_STORAGE_URL", "TRAINYARD_STORAGE_ENDPOINT_URL", "MLFLOW_TRACKING_URI")
+    return {CONTAINER_VARIABLE: "true", **{name: os.environ[name] for name in names if name in os.environ}}
+
+
+async def _ensure_work_queues(client: PrefectClient, pool: str) -> None:
     """Make a queue for each priority; what has none goes to `default`, which Prefect makes itself."""
     for priority in Priority:
         try:
-            queue = await client.read_work_queue_by_name(priority.work_queue, work_pool_name=WORK_POOL)
+            queue = await client.read_work_queue_by_name(priority.work_queue, work_pool_name=pool)
         except ObjectNotFound:
-            await client.create_work_queue(priority.work_queue, priority=priority, work_pool_name=WORK_POOL)
+            await client.create_work_queue(priority.work_queue, priority=priority, work_pool_name=pool)
             continue
         # Prefect moves the others to make room, so all are set again, in order, until they are right.
         if queue.priority != priority:

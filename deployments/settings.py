@@ -39,6 +39,11 @@ class YardSettings(BaseSettings):
     cancel_grace_s: float = Field(
         default=10.0, gt=0, le=3600, description="Seconds that a cancelled job gets to save before it is killed."
     )
+    command_pool: str | None = Field(
+        default=None,
+        pattern=r"^[a-z][a-z0-9-]{0,60}$",
+        description="Type of the work pool for commands and bundles, docker or kubernetes; without one they run here.",
+    )
     storage_url: str | None = Field(
         default=None, description="Artifact storage: a folder, file:// or s3://; the default is in the home."
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from ..schemas.errors import Unavailable
-from ..schemas.jobs import KEY_FILE_VARIABLE
+from ..schemas.jobs import COMMAND_POOL_VARIABLE, KEY_FILE_VARIABLE
 from .environment import LOOPBACK, mlflow_environment, prefect_environment
 from .home import Home, ProcessRecord, YardState, free_port
 from .settings import YardSettings, catalog_url, storage_url
@@ -116,6 +116,7 @@ class Supervisor:
             "TRAINYARD_HOME": str(home.path),
             "TRAINYARD_STORAGE_URL": storage_url(settings),
             KEY_FILE_VARIABLE: str(home.path / "secrets.key"),
+            **({COMMAND_POOL_VARIABLE: settings.command_pool} if settings.command_pool else {}),
             # For the facade, too: it looks after the runs of dead workers.
             "TRAINYARD_WORKER_SCRATCH": str(home.path / "work"),
             **(
@@ -132,6 +133,7 @@ class Supervisor:
             "TRAINYARD_API_PREFECT_API_URL": f"{prefect_url}/api",
             "TRAINYARD_API_STORAGE_URL": storage_url(settings),
             "TRAINYARD_API_HOME": str(home.path),
+            **({"TRAINYARD_API_COMMAND_POOL": settings.command_pool} if settings.command_pool else {}),
             **(
                 {"TRAINYARD_API_STORAGE_ENDPOINT_URL": settings.storage_endpoint_url}
                 if settings.storage_endpoint_url

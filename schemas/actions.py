@@ -23,6 +23,9 @@ class Action(StrEnum):
     """The stages of a bundle: the user's own code and data."""
 
 
+#: Actions that run what a user has written; they may have a work pool of their own.
+USERS_CODE = frozenset({Action.RUN, Action.TRAIN_BUNDLE})
+
 CONVERSIONS = frozenset({Action.CONVERT, Action.DATASET_CONVERT})
 
 #: Actions that learn, write checkpoints and can be resumed under the same job id.

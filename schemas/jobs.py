@@ -33,8 +33,19 @@ KEY_FILE_VARIABLE = "TRAINYARD_SECRETS_KEY_FILE"
 #: Name of the deployment of the `run` action, where others have the name of a network.
 COMMAND = "command"
 
+#: Environment variable with the type of the work pool that commands and bundles go to, where it is not the yard's own.
+COMMAND_POOL_VARIABLE = "TRAINYARD_COMMAND_POOL"
+
+#: Environment variable of a run in a work pool of another type: whatever it was to run in is around it.
+CONTAINER_VARIABLE = "TRAINYARD_CONTAINER"
+
 #: Work pool of the workers of a yard.
 WORK_POOL = "trainyard"
+
+
+def command_pool_name(kind: str) -> str:
+    """Return the name of the work pool of another type that commands and bundles go to."""
+    return f"{WORK_POOL}-{kind}"
 
 
 class Datasets(BaseModel):

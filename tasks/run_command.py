@@ -17,6 +17,7 @@ from ..datasets.archive import ArchiveLimits, extract_archive
 from ..schemas.actions import Action
 from ..schemas.commands import ENDED_COMMAND, ENDED_SETUP, UPLOADING_MESSAGE, Command
 from ..schemas.errors import JobFailed
+from ..schemas.jobs import CONTAINER_VARIABLE
 from ..schemas.results import Artifact, ArtifactKind, EpochMetrics, JobResult
 from .artifacts import publish_artifacts
 from .context import JobContext, JobFolder, current_job, job_folder, sha256_of
@@ -115,7 +116,7 @@ def _run(
         place.mkdir()
     output = folder.work / OUTPUT
     output.mkdir(exist_ok=True)
-    if command.image:
+    if command.image and CONTAINER_VARIABLE not in os.environ:
         reporter.log(f"The image {command.image} is not used: this worker has no containers, only environments.")
     environment = {
         **secrets,

@@ -107,7 +107,7 @@ class Services:
         settler = Settler(catalog, storage, runs, busy)
         progress = ProgressBook(catalog, storage)
         projection = Projection(catalog, storage, runs, settler, progress, busy)
-        workers = OnlineWorkers(runs)
+        workers = OnlineWorkers(runs, settings.command_pool)
         upcoming = UpcomingRuns(runs)
         intake = BundleIntake(catalog, storage, settings.incoming, settings.free_min_bytes)
         reasons = Reasons(workers, settings.prices)

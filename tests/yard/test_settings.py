@@ -50,6 +50,7 @@ def test_the_list_of_settings_is_a_promise() -> None:
         "cpus",
         "gpus",
         "cancel_grace_s",
+        "command_pool",
         "storage_url",
         "storage_endpoint_url",
         "catalog_url",

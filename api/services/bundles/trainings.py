@@ -122,7 +122,7 @@ class TrainingService:
         bundle_id = new_id("bundle")
         stored = await self._intake.store(caller.org, workspace, bundle_id, receipt)
         try:
-            refuse_unfitting(stored.manifest.resources, self._workers.capacities)
+            refuse_unfitting(stored.manifest.resources, self._workers.capacities(Action.TRAIN_BUNDLE))
             parent_id = await self._check_parents(caller.org, stored.manifest)
             await self._record(caller, workspace, bundle_id, stored, owner or caller.user)
             job_id = await self._jobs.start_held(

@@ -22,7 +22,7 @@ from ...catalog.models import Job, User, utc_now
 from ..access import read_job
 from ..accounts.auth import Caller
 from ..accounts.secrets import SecretBox
-from ..jobs.holds import NO_CODE
+from ..jobs.holds import NO_CODE, Held
 from ..jobs.jobs import JobEnded, JobService
 from ..jobs.planning import Limits, NewJob, Owner, Plan
 from ..jobs.reasons import JobView, Reasons
@@ -37,6 +37,10 @@ from .variables import VariableService, checked
 
 #: A command starts from nothing each time, so it is not run again by itself after its worker was lost.
 _ATTEMPTS = 1
+
+
+#: Nobody takes a command before the catalog has it.
+_NOT_WRITTEN = Held(NO_CODE.name, "About to be queued.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,9 @@ class _CommandPlan(Plan):
             "memory_mb": command.memory_mb,
             "disk_mb": command.disk_mb,
             "max_attempts": _ATTEMPTS,
+            # Words of the pools of type docker and kubernetes; the yard's own workers have no use for them.
+            "image": command.image or None,
+            "mem_limit": f"{command.memory_mb}m" if command.memory_mb is not None else None,
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -119,10 +126,11 @@ class CommandService:
         checked(asked.variables)
         if asked.expires_at is not None and asked.expires_at <= utc_now():
             raise InvalidInput("expires: that is in the past.")
-        refuse_unfitting(asked.command, self._workers.capacities)
+        refuse_unfitting(asked.command, self._workers.capacities(Action.RUN))
         variables = {**await self._variables.values_for(caller.org, project.id), **asked.variables}
         secret = self._box.encrypt(json.dumps(variables)).encode() if variables else None
-        job_id = await self._jobs.start_held(Owner(org=caller.org), _plan(caller.org, project, asked), NO_CODE, secret)
+        held = NO_CODE if asked.command.needs_code else _NOT_WRITTEN
+        job_id = await self._jobs.start_held(Owner(org=caller.org), _plan(caller.org, project, asked), held, secret)
         try:
             ticket = new_ticket() if asked.command.needs_code else None
             async with self._catalog.writing() as session:

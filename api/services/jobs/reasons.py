@@ -79,11 +79,12 @@ class Reasons:
         if ahead is None:
             return job.message or "A worker has taken the job and starts it."
         said = [f"To be tried again: {job.message}"] if job.state_name == _RETRY and job.message else []
-        if self._workers.names == ():
+        workers = self._workers.names(job.action)
+        if workers == ():
             said.append("Waiting for a worker; none is online.")
         if ahead:
             said.append(f"{ahead} {'job is' if ahead == 1 else 'jobs are'} ahead in the queue.")
-        elif self._workers.names != ():
+        elif workers != ():
             said.append("Waiting for a worker with room for it, as the first in the queue.")
         return " ".join(said)
 

@@ -16,7 +16,7 @@ from ....deployments.swaps import Swap, put_back, swap
 from ....schemas.actions import Action
 from ....schemas.attempts import OWNER_LABEL, Priority
 from ....schemas.errors import Conflict, NotFound, Unavailable, YardError
-from ....schemas.jobs import TAG, WORK_POOL
+from ....schemas.jobs import TAG
 from ....schemas.states import HELD_STATES, JobState, job_state
 from ..accounts.idempotency import new_id
 from .holds import Held
@@ -341,11 +341,11 @@ class FlowRuns:
         states = [PastState(type=s["type"], name=s["name"], at=_time(s["timestamp"])) for s in raw]
         return sorted(states, key=lambda state: state.at)
 
-    async def read_online_workers(self) -> list[str]:
-        """Return the names of the workers that the server hears of."""
+    async def read_online_workers(self, pool: str) -> list[str]:
+        """Return the names of the workers of a work pool that the server hears of."""
         body = {"workers": {"status": {"any_": ["ONLINE"]}}, "limit": PAGE}
         try:
-            found = await self._call("POST", f"/work_pools/{WORK_POOL}/workers/filter", body)
+            found = await self._call("POST", f"/work_pools/{pool}/workers/filter", body)
         except NotFound:  # nobody has made the work pool yet
             return []
         return [worker["name"] for worker in found]
