@@ -34,7 +34,8 @@ PATIENCE_S = 2.0
 #: Who works on a job locks this file in its folder. It is nobody's artifact.
 LOCK_FILE = ".lock"
 
-_INCOMING = ".incoming-"
+#: How the names of files begin that are being written.
+INCOMING = ".incoming-"
 
 #: What a file system answers about the path or the caller. Every other error of a remote one may pass.
 _LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -379,7 +380,7 @@ def _modified_at(info: dict[str, Any]) -> float:
 def is_internal(name: str) -> bool:
     """Tell whether a file is nobody's content: a trace of the writing of content, or secrets."""
     base = name.rpartition("/")[2]
-    return base in (LOCK_FILE, SECRETS) or base.startswith(_INCOMING)
+    return base in (LOCK_FILE, SECRETS) or base.startswith(INCOMING)
 
 
 def _checked(path: str) -> str:
@@ -393,7 +394,7 @@ def _checked(path: str) -> str:
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
     """Give a temporary file beside `target` that replaces it when the block ends well."""
-    handle, name = tempfile.mkstemp(prefix=_INCOMING, dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=INCOMING, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:

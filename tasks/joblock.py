@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..blocks.storage import LOCK_FILE
+from ..blocks.storage import INCOMING, LOCK_FILE
 from ..schemas.errors import JobFailed
 
 #: An attempt before this one that was told to end gets so long to be gone.
@@ -35,9 +35,16 @@ def job_lock(folder: Path) -> Iterator[None]:
                     hint=f"It holds the lock {folder / LOCK_FILE}; end it, then resume the job.",
                 )
             time.sleep(_POLL_S)
+        _remove_half_written(folder)
         yield
     finally:
         os.close(handle)
+
+
+def _remove_half_written(folder: Path) -> None:
+    """Remove what an attempt was writing when it was killed: whoever has the lock is alone here."""
+    for left in folder.rglob(f"{INCOMING}*"):
+        left.unlink(missing_ok=True)
 
 
 def _is_taken(handle: int) -> bool:

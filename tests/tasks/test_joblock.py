@@ -49,6 +49,25 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path, holder: subprocess
     holder.wait()
 
 
+KILLED_WRITER = """
+import os, sys
+from prefect_trainyard.blocks import ArtifactStorage
+
+os.fsync = lambda file: os.kill(os.getpid(), 9)
+ArtifactStorage(url=sys.argv[1]).write_bytes("acme/jobs/1/train/metrics", b"half")
+"""
+
+
+def test_what_a_killed_process_was_writing_is_gone_for_the_next_one(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-P", "-c", KILLED_WRITER, str(tmp_path)])
+    assert killed.returncode == -signal.SIGKILL
+    folder = tmp_path / "acme" / "jobs" / "1"
+    (folder / "result.json").write_text("{}")
+    assert [file.read_bytes() for file in folder.rglob(".incoming-*")] == [b"half"]
+    with job_lock(folder):
+        assert sorted(path.name for path in folder.rglob("*")) == [".lock", "result.json", "train"]
+
+
 def test_the_lock_is_no_file_of_the_job(tmp_path: Path) -> None:
     folder = tmp_path / "acme" / "jobs" / "1"
     folder.mkdir(parents=True)
