@@ -11,7 +11,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import torch
-
 from prefect_trainyard.networks.registry import get_network, load_implementation
 
 
