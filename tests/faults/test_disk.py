@@ -55,7 +55,7 @@ def fill(file: Path) -> None:
     assert left.f_bavail == 0, f"{left.f_bavail} blocks are left"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_goes_on_while_the_disk_is_full_and_nothing_is_missing_afterwards(
     yard: FaultyYard, small_disk: Path
 ) -> None:

@@ -123,7 +123,7 @@ def check_whole(storage: ArtifactStorage, yard: FaultyYard, experiment: str, job
     assert log.count(" EOF\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(420)
 def test_a_training_outlives_bad_weather_of_its_storage(
     yard: FaultyYard, proxy: FaultyProxy, storage: ArtifactStorage, tmp_path: Path

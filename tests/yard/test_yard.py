@@ -124,7 +124,7 @@ def test_status_of_nothing(tmp_path: Path) -> None:
     assert trainyard("down", "--home", str(tmp_path)).stdout.startswith("No yard is up")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_yard_leaves_nothing_and_comes_up_again(tmp_path: Path) -> None:
     home = tmp_path / "home"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TRAINYARD_")}
