@@ -24,7 +24,7 @@ from ..networks.registry import networks
 from ..schemas.actions import CONVERSIONS, USERS_CODE, Action
 from ..schemas.attempts import Priority
 from ..schemas.bundles import BUNDLE
-from ..schemas.jobs import COMMAND, COMMAND_POOL_VARIABLE, CONTAINER_VARIABLE, TAG, WORK_POOL, command_pool_name
+from ..schemas.jobs import COMMAND, COMMAND_POOL_VARIABLE, TAG, WORK_POOL, command_pool_name
 from ..schemas.specs import Spec
 from .warm_worker import TrainyardWorker, wait_for_prefect
 
@@ -192,7 +192,7 @@ async def _ensure_command_pool(client: PrefectClient, name: str, kind: str) -> N
 def _environment() -> dict[str, str]:
     """Return what a run has to know that a worker of another type does not tell it. None of it is a secret."""
     names = ("TRAINYARD_STORAGE_URL", "TRAINYARD_STORAGE_ENDPOINT_URL", "MLFLOW_TRACKING_URI")
-    return {CONTAINER_VARIABLE: "true", **{name: os.environ[name] for name in names if name in os.environ}}
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 async def _ensure_work_queues(client: PrefectClient, pool: str) -> None:

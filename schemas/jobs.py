@@ -36,9 +36,6 @@ COMMAND = "command"
 #: Environment variable with the type of the work pool that commands and bundles go to, where it is not the yard's own.
 COMMAND_POOL_VARIABLE = "TRAINYARD_COMMAND_POOL"
 
-#: Environment variable of a run in a work pool of another type: whatever it was to run in is around it.
-CONTAINER_VARIABLE = "TRAINYARD_CONTAINER"
-
 #: Work pool of the workers of a yard.
 WORK_POOL = "trainyard"
 

@@ -17,7 +17,6 @@ from ..datasets.archive import ArchiveLimits, extract_archive
 from ..schemas.actions import Action
 from ..schemas.commands import ENDED_COMMAND, ENDED_SETUP, UPLOADING_MESSAGE, Command
 from ..schemas.errors import JobFailed
-from ..schemas.jobs import CONTAINER_VARIABLE
 from ..schemas.results import Artifact, ArtifactKind, EpochMetrics, JobResult
 from .artifacts import publish_artifacts
 from .context import JobContext, JobFolder, current_job, job_folder, sha256_of
@@ -116,8 +115,8 @@ def _run(
         place.mkdir()
     output = folder.work / OUTPUT
     output.mkdir(exist_ok=True)
-    if command.image and CONTAINER_VARIABLE not in os.environ:
-        reporter.log(f"The image {command.image} is not used: this worker has no containers, only environments.")
+    if command.image:
+        reporter.log(f"The image {command.image} is not used: a command runs in what its worker has set up.")
     environment = {
         **secrets,
         # Lines come as they are written, not when a buffer is full.

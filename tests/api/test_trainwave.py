@@ -191,7 +191,6 @@ def test_create_job(ann: Waver) -> None:
         "memory_mb": 16384,
         "disk_mb": 51200,
         "max_attempts": 1,
-        "image": "trainwave/pytorch:2.3.1",
         "mem_limit": "16384m",
     }
     assert run["state_type"] == "SCHEDULED"

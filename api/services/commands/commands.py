@@ -89,8 +89,7 @@ class _CommandPlan(Plan):
             "memory_mb": command.memory_mb,
             "disk_mb": command.disk_mb,
             "max_attempts": _ATTEMPTS,
-            # Words of the pools of type docker and kubernetes; the yard's own workers have no use for them.
-            "image": command.image or None,
+            # A word of pools of the type docker. Not the image: who chooses it chooses the program that opens secrets.
             "mem_limit": f"{command.memory_mb}m" if command.memory_mb is not None else None,
         }
         return {name: value for name, value in found.items() if value is not None}
