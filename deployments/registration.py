@@ -177,13 +177,8 @@ async def _ensure_work_pool(client: PrefectClient) -> None:
 
 async def _ensure_command_pool(client: PrefectClient, name: str, kind: str) -> None:
     """Make a work pool of another type; one that is there stays as it is: its template is its operator's."""
-    types = {
-        found["type"]: found for package in (await client.read_worker_metadata()).values() for found in package.values()
-    }
-    if kind not in types:
-        raise SystemExit(
-            f"{COMMAND_POOL_VARIABLE}: there is no type {kind!r} of work pools. There are {', '.join(sorted(types))}."
-        )
+    packages = await client.read_worker_metadata()
+    types = {found["type"]: found for package in packages.values() for found in package.values()}
     with contextlib.suppress(ObjectAlreadyExists):
         template = types[kind]["default_base_job_configuration"]
         await client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -39,9 +39,8 @@ class YardSettings(BaseSettings):
     cancel_grace_s: float = Field(
         default=10.0, gt=0, le=3600, description="Seconds that a cancelled job gets to save before it is killed."
     )
-    command_pool: str | None = Field(
+    command_pool: Literal["docker", "kubernetes", "process"] | None = Field(
         default=None,
-        pattern=r"^[a-z][a-z0-9-]{0,60}$",
         description="Type of the work pool for commands and bundles, docker or kubernetes; without one they run here.",
     )
     storage_url: str | None = Field(

@@ -31,7 +31,15 @@ def test_the_home_of_the_file_comes_from_the_environment(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("port", 70000), ("workers", -1), ("gpus", "a b"), ("cancel_grace_s", 0), ("cpus", "many")]
+    ("flag", "value"),
+    [
+        ("port", 70000),
+        ("workers", -1),
+        ("gpus", "a b"),
+        ("cancel_grace_s", 0),
+        ("cpus", "many"),
+        ("command_pool", "caravan"),
+    ],
 )
 def test_values_out_of_bounds_are_refused(tmp_path: Path, flag: str, value: object) -> None:
     with pytest.raises(ValidationError):
