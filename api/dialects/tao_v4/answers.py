@@ -8,7 +8,7 @@ from uuid import UUID
 from typing_extensions import TypedDict
 
 from ...answers import closed
-from ..tao_v5.answers import Categorical, DatasetStatusWord, DetailedStatus, Stat, Sweep, TarStats
+from ..tao_v5.answers import Categorical, DatasetStatusWord, Described, DetailedStatus, Stat, Sweep, TarStats
 
 
 @closed
@@ -66,13 +66,7 @@ class JobOut(TypedDict):
 
 
 @closed
-class DatasetOut(TypedDict):
-    id: UUID
-    created_on: str
-    last_modified: str
-    name: str
-    description: str
-    version: str
+class DatasetOut(Described):
     logo: str
     type: str
     format: str
@@ -84,15 +78,9 @@ class DatasetOut(TypedDict):
 
 
 @closed
-class ModelOut(Sweep):
+class ModelOut(Described, Sweep):
     """`ptm` is an id or nothing to keys of release 4.0, a list from 5.0 on. Only pretrained models lack the key."""
 
-    id: UUID
-    created_on: str
-    last_modified: str
-    name: str
-    description: str
-    version: str
     logo: str
     ngc_path: str
     additional_id_info: str

@@ -115,6 +115,18 @@ class Usage(TypedDict):
 
 
 @closed
+class Described(TypedDict):
+    """What data sets, experiments and workspaces have alike."""
+
+    id: UUID
+    created_on: str
+    last_modified: str
+    name: str
+    description: str
+    version: str
+
+
+@closed
 class JobOut(TypedDict):
     id: UUID
     parent_id: UUID | None
@@ -150,13 +162,7 @@ class CloudDetails(TypedDict):
 
 
 @closed
-class DatasetOut(TypedDict):
-    id: UUID
-    created_on: str
-    last_modified: str
-    name: str
-    description: str
-    version: str
+class DatasetOut(Described):
     logo: str
     type: str
     format: str
@@ -188,15 +194,9 @@ class Sweep(TypedDict, total=False):
 
 
 @closed
-class ExperimentOut(Sweep):
+class ExperimentOut(Described, Sweep):
     """`automl_*` beside `automl_settings` only to clients that come by /users."""
 
-    id: UUID
-    created_on: str
-    last_modified: str
-    name: str
-    description: str
-    version: str
     logo: str
     type: str
     network_arch: str
@@ -238,13 +238,7 @@ class ExperimentOut(Sweep):
 
 
 @closed
-class WorkspaceOut(TypedDict):
-    id: UUID
-    created_on: str
-    last_modified: str
-    name: str
-    description: str
-    version: str
+class WorkspaceOut(Described):
     cloud_type: str
     cloud_specific_details: dict[str, Any]
 
