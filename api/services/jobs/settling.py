@@ -151,8 +151,9 @@ class Settler:
         for doom, ids in heirs.items():
             async with self._catalog.reading() as session:
                 ends.append((doom, await _waiting_descendants(session, ids)))
-        # Prefect takes its time for a thousand of them; who asks here knows at once.
-        for doom, ids in ends:
+        # Prefect takes its time for a thousand of them; who asks here knows at once. Descendants first: whoever finds
+        # a child ended, as `settle_after` does when another settles, finds those below it ended too.
+        for doom, ids in reversed(ends):
             await self._decide(ids, doom)
         for doom, ids in ends:
             await self._move(org, ids, NextState(type=_ENDS[doom.state], message=doom.reason))
