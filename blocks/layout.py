@@ -15,6 +15,9 @@ BUNDLE_CODE, BUNDLE_DATA, BUNDLE_RECORD = "code.zip", "data.zip", "bundle.json"
 #: Names in the folder of a job that trained a bundle: its models, and what it says of itself and of them.
 MODELS, TRAINING = "models", "training.json"
 
+#: How the names of the folders of trials begin, in the folder of their sweep.
+TRIAL = "experiment_"
+
 #: Name of its variables there.
 SECRETS = ".secrets"
 
@@ -51,6 +54,19 @@ def bundle(org: str, bundle_id: Id) -> str:
 def job(org: str, job_id: Id) -> str:
     """Folder with everything that a job made; `result.json` and `status.json` lie in it."""
     return f"{jobs(org)}/{job_id}"
+
+
+def trial(org: str, sweep_id: Id, number: int) -> str:
+    """Folder of a trial in the folder of its sweep."""
+    return f"{job(org, sweep_id)}/{TRIAL}{number}"
+
+
+def trial_log(org: str, sweep_id: Id, number: int) -> str:
+    return f"{trial(org, sweep_id, number)}/log.txt"
+
+
+def earlier_trial_log(org: str, sweep_id: Id, number: int) -> str:
+    return f"{trial(org, sweep_id, number)}/log.1.txt"
 
 
 def log(org: str, job_id: Id) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
@@ -14,18 +14,22 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.utilities.callables import parameter_schema
+from pydantic import BaseModel
 
 from .. import __version__
 from ..flows.bundle import train_bundle
 from ..flows.command import run
 from ..flows.job import JOB_FLOWS
 from ..flows.pipeline import train_and_compress
+from ..flows.sweep import sweep
+from ..flows.trial import trial
 from ..networks.registry import networks
 from ..schemas.actions import CONVERSIONS, USERS_CODE, Action
 from ..schemas.attempts import Priority
 from ..schemas.bundles import BUNDLE
 from ..schemas.jobs import COMMAND, COMMAND_POOL_VARIABLE, TAG, WORK_POOL, command_pool_name
 from ..schemas.specs import Spec
+from ..schemas.sweeps import SweepSettings
 from .warm_worker import TrainyardWorker, wait_for_prefect
 
 #: What the form says under each field. The spec has descriptions of its own.
@@ -45,7 +49,15 @@ _ARGUMENTS = """
     parameters: Instead of parameters of the manifest with the same names.
     name: Name of the job.
     spec: Parameters of the action.
+    settings: What is searched, how, and when the search ends.
+    sweep_job_id: Sweep that the trial belongs to.
+    number: Number of the trial in its sweep.
+    until_epoch: Epoch after which the sweep decides whether the trial goes on.
+    max_epochs: Epoch after which the trial has ended.
 """
+
+#: A sweep waits for its trials and needs no slot; whatever kills its process, it goes on.
+SWEEP_VARIABLES = {"cpus": 0, "gpus": 0, "max_attempts": 100}
 
 
 #: Without a step, other workers take the folder they are in for the code of the flow, and copy it; `/` in a container.
@@ -62,6 +74,7 @@ class DeployedFlow:
     form: dict[str, Any]
     description: str
     tags: list[str]
+    job_variables: dict[str, Any] = field(default_factory=dict)
 
 
 def deployed_flows() -> Iterator[DeployedFlow]:
@@ -88,6 +101,8 @@ def deployed_flows() -> Iterator[DeployedFlow]:
     for network in networks():
         for action, spec in network.specs.items():
             yield _of_action(action, network.name, spec)
+        if Action.TRAIN in network.specs:
+            yield from _of_sweep(network.name, network.specs[Action.TRAIN])
         if Action.PRUNE in network.specs and Action.EXPORT in network.specs:
             specs = {
                 "train_spec": network.specs[Action.TRAIN],
@@ -117,7 +132,27 @@ def _of_action(action: Action, name: str, spec: type[Spec] | None) -> DeployedFl
     )
 
 
-def _form(function: Callable[..., Any], specs: dict[str, type[Spec]]) -> dict[str, Any]:
+def _of_sweep(network: str, spec: type[Spec]) -> Iterator[DeployedFlow]:
+    yield DeployedFlow(
+        flow=sweep.name,
+        name=network,
+        entrypoint="prefect_trainyard.flows.sweep.sweep",
+        form=_form(sweep.fn, {"spec": spec, "settings": SweepSettings}),
+        description=sweep.fn.__doc__ or "",
+        tags=["trainyard", f"{TAG}action:{Action.TRAIN}", f"{TAG}network:{network}"],
+        job_variables=SWEEP_VARIABLES,
+    )
+    yield DeployedFlow(
+        flow=trial.name,
+        name=network,
+        entrypoint="prefect_trainyard.flows.trial.trial",
+        form=_form(trial.fn, {"spec": spec}),
+        description=trial.fn.__doc__ or "",
+        tags=["trainyard", f"{TAG}network:{network}"],
+    )
+
+
+def _form(function: Callable[..., Any], specs: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
     """Return the JSON schema of a flow's parameters, with the specs as typed sections."""
 
     def form() -> None: ...
@@ -156,7 +191,7 @@ async def deploy_all() -> list[str]:
                 parameter_openapi_schema=item.form,
                 enforce_parameter_schema=True,
                 work_pool_name=elsewhere or WORK_POOL,
-                job_variables={"env": _environment()} if elsewhere else {},
+                job_variables={"env": _environment()} if elsewhere else item.job_variables,
                 pull_steps=_NOTHING_TO_PULL if elsewhere else None,
                 tags=item.tags,
                 description=item.description,

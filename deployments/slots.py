@@ -15,6 +15,11 @@ class Demand:
     cpus: int
     gpus: int
 
+    @property
+    def takes_a_run(self) -> bool:
+        """Whether it counts among the runs of the worker. One that only waits for others must not keep them out."""
+        return self.cpus > 0 or self.gpus > 0
+
     def __str__(self) -> str:
         return f"{_count(self.cpus, 'CPU')} and {_count(self.gpus, 'GPU')}"
 
@@ -75,7 +80,7 @@ class Slots:
         """Return the slots of a ticket, or its place in the queue. Harmless when done twice."""
         if ticket.granted.is_set():
             if ticket.demand is not None:
-                self._free_runs += 1
+                self._free_runs += ticket.demand.takes_a_run
                 self._free_cpus += ticket.demand.cpus
                 self._free_gpu_ids = sorted([*self._free_gpu_ids, *ticket.gpu_ids])
                 ticket.demand = None
@@ -84,17 +89,24 @@ class Slots:
         self._grant()
 
     def _grant(self) -> None:
-        while self._queue and self._free_runs > 0:
+        while self._queue:
             ticket = self._queue[0]
             demand = ticket.demand
-            if demand is None or demand.cpus > self._free_cpus or demand.gpus > len(self._free_gpu_ids):
+            if demand is None or not self._has(demand):
                 return
             self._queue.pop(0)
-            self._free_runs -= 1
+            self._free_runs -= demand.takes_a_run
             self._free_cpus -= demand.cpus
             ticket.gpu_ids = tuple(self._free_gpu_ids[: demand.gpus])
             del self._free_gpu_ids[: demand.gpus]
             ticket.granted.set()
+
+    def _has(self, demand: Demand) -> bool:
+        return (
+            demand.takes_a_run <= self._free_runs
+            and demand.cpus <= self._free_cpus
+            and demand.gpus <= len(self._free_gpu_ids)
+        )
 
 
 def _count(number: int, word: str) -> str:

@@ -66,6 +66,9 @@ _LAST_PATIENCE_S = 5.0
 #: Label of a run, with the name of the worker at its end: what that worker has, which is too little.
 _TOO_SMALL_LABEL = "trainyard.too_small."
 
+#: Environment variables with the number of threads of numerical libraries.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
 _NO_DEPLOYMENT = "Its deployment is gone."
 
 #: States that concern a run which has been taken but not started, and one that has a process. The engine of a run sets
@@ -73,7 +76,11 @@ _NO_DEPLOYMENT = "Its deployment is gone."
 _STOPS_OF_TAKEN = frozenset({"CANCELLING", "CANCELLED", "PAUSED", "FAILED", "CRASHED", "COMPLETED"})
 _STOPS_OF_RUNNING = frozenset({"CANCELLING", "CANCELLED", "PAUSED"})
 
-_CPUS = Field(default=1, ge=1, description="CPU slots of the run, and the number of threads that torch gets.")
+_CPUS = Field(
+    default=1,
+    ge=0,
+    description="CPU slots of the run, and the number of threads that torch gets. 0: it only waits for others.",
+)
 _GPUS = Field(
     default=None, ge=0, description="GPUs of the run; it sees these and no others. A worker without them fails the run."
 )
@@ -502,7 +509,7 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
         """Run a run that has its slots to its end; return the exit status, None if nothing was started."""
         assignment = Assignment(
             environment=self._environment(run, configuration, deployment),
-            cpus=configuration.cpus,
+            cpus=max(1, configuration.cpus),
             max_attempts=configuration.max_attempts,
             labels={
                 "prefect.worker.name": self.name,
@@ -525,9 +532,7 @@ class TrainyardWorker(BaseWorker[TrainyardJobConfiguration, TrainyardVariables, 
             **os.environ,
             OWNER_VARIABLE: self._owner,
             # For what a run starts itself; torch has read these long ago.
-            "OMP_NUM_THREADS": str(configuration.cpus),
-            "MKL_NUM_THREADS": str(configuration.cpus),
-            "OPENBLAS_NUM_THREADS": str(configuration.cpus),
+            **dict.fromkeys(_THREAD_VARIABLES, str(max(1, configuration.cpus))),
             **_without_none(configuration.env),
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_VISIBLE_DEVICES": ",".join(run.ticket.gpu_ids),

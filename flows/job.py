@@ -129,7 +129,7 @@ def _run(request: JobRequest) -> JobResult:
     assert run is not None and run.flow_run is not None
     job_id = str(run.flow_run.id)
     with job_log(storage, request.org, job_id):
-        record = _read_experiment(storage, request)
+        record = read_experiment(storage, request)
         tag_run(request, record, run.flow_run.tags)
         job = JobContext(
             org=request.org,
@@ -144,12 +144,16 @@ def _run(request: JobRequest) -> JobResult:
         REDACTION.add(given_secrets(variables))
         os.environ.update(variables)
         with running_as(job):
-            result = _call_task(request, record, storage)
+            result = call_task(request, record, storage)
         build_download(job)
     return result
 
 
-def _call_task(request: JobRequest, record: ExperimentRecord | None, storage: ArtifactStorage) -> JobResult:
+def call_task(
+    request: JobRequest, record: ExperimentRecord | None, storage: ArtifactStorage, until_epoch: int | None = None
+) -> JobResult:
+    """Call the task of the action with what the request and the experiment say; `until_epoch` is for `train`."""
+
     def address(dataset_id: UUID | None) -> str | None:
         return storage.address(layout.dataset(request.org, dataset_id)) if dataset_id else None
 
@@ -175,6 +179,7 @@ def _call_task(request: JobRequest, record: ExperimentRecord | None, storage: Ar
             spec=spec,
             parent=parent,
             base_weights=_base_weights(storage, request, record),
+            until_epoch=until_epoch,
         )
     if parent is None:
         raise ActionNotAllowed(f"{action} needs a parent job that made a model.", hint="Give parent_job_id.")
@@ -197,7 +202,8 @@ def _call_task(request: JobRequest, record: ExperimentRecord | None, storage: Ar
     return inference_task(parent, needed(sets.inference, "inference_dataset"), spec=spec, model=model)
 
 
-def _read_experiment(storage: ArtifactStorage, request: JobRequest) -> ExperimentRecord | None:
+def read_experiment(storage: ArtifactStorage, request: JobRequest) -> ExperimentRecord | None:
+    """Return what is known of the experiment; None for a job of a data set."""
     if request.experiment_id is None:
         return None
     path = layout.experiment(request.org, request.experiment_id)

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from ..schemas.errors import YardError
 from ..tasks.redaction import redact_logs
 from .logspool import Spool, finish_spool
 
-__all__ = ["finish_spool", "job_log"]
+__all__ = ["finish_spool", "job_log", "log_to"]
 
 #: Prefect's loggers of runs, and ours.
 LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.trainyard")
@@ -124,8 +124,7 @@ class JobLogHandler(logging.Handler):
         super().close()
 
 
-def _sink(storage: ArtifactStorage, org: str, job_id: str) -> Sink:
-    path, earlier = layout.log(org, job_id), layout.earlier_log(org, job_id)
+def _sink(storage: ArtifactStorage, path: str, earlier: str) -> Sink:
     limit_bytes = int(os.environ.get(LIMIT_VARIABLE, LIMIT_BYTES))
     local, local_earlier = storage.local_path(path), storage.local_path(earlier)
     if local is not None and local_earlier is not None:
@@ -133,13 +132,20 @@ def _sink(storage: ArtifactStorage, org: str, job_id: str) -> Sink:
     return RemoteSink(storage, path, earlier, limit_bytes)
 
 
+def job_log(storage: ArtifactStorage, org: str, job_id: str) -> AbstractContextManager[None]:
+    """Write everything that is logged inside the block to the log of the job; see `log_to`."""
+    return log_to(storage, layout.log(org, job_id), layout.earlier_log(org, job_id))
+
+
 @contextmanager
-def job_log(storage: ArtifactStorage, org: str, job_id: str) -> Iterator[None]:
-    """Write everything that is logged inside the block to the log of the job, the error included.
+def log_to(storage: ArtifactStorage, path: str, earlier: str) -> Iterator[None]:
+    """Write everything that is logged inside the block to the log at `path`, the error included.
+
+    When that grows too long, it becomes `earlier` and a new one begins.
 
     No secret of the environment or of the storage is in it, nor in what Prefect gets from the same loggers.
     """
-    handler = JobLogHandler(_sink(storage, org, job_id))
+    handler = JobLogHandler(_sink(storage, path, earlier))
     loggers = [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:
         logger.addHandler(handler)

@@ -71,6 +71,13 @@ class Plan:
     """What a training run was asked to do."""
 
     max_epochs: int
+    """Epochs of the whole training: what the learning rates and the reports are made for."""
+    until_epoch: int | None = None
+    """Last epoch of this run, when it is only a part of the training; a later run in the same folder goes on.
+
+    Evaluation comes after this epoch too. Where that is not its turn, the epoch is one more candidate for the best
+    one and counts for `patience`; the weights of every epoch are those of an uninterrupted run in any case.
+    """
     metric: str
     """What the best epoch is best in; without evaluation data it is the training loss."""
     maximize: bool
@@ -82,6 +89,11 @@ class Plan:
     patience: int = 0
     min_delta: float = 0.0
     grad_clip: float = 0.0
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch that this run ends with."""
+        return self.max_epochs if self.until_epoch is None else min(self.until_epoch, self.max_epochs)
 
 
 @dataclass
@@ -109,6 +121,8 @@ class Fit:
     """It was asked to stop and can be resumed."""
     ended_early: bool
     """The metric no longer improved."""
+    is_complete: bool
+    """There is nothing left to train; else a later run in the same folder goes on."""
 
     @property
     def history(self) -> list[EpochMetrics]:
@@ -180,19 +194,19 @@ class _Loop:
         progress = self.progress
         stopped = False
         ended_early = self._is_without_improvement()
-        while progress.epoch < self.plan.max_epochs and not (stopped or ended_early):
+        while progress.epoch < self.plan.last_epoch and not (stopped or ended_early):
             if self._train_epoch(model) == _STOP:
                 stopped = True
                 break
             self._finish_epoch()
             ended_early = self._is_without_improvement()
-            last = ended_early or progress.epoch == self.plan.max_epochs
+            last = ended_early or progress.epoch == self.plan.last_epoch
             stopped = self._save_after_epoch(last) == _STOP and not last
         if not stopped:
             self.reporter.allow_interruption()
         if ended_early:
             self.reporter.log(f"No improvement in {self.plan.patience} evaluations: training ends early.")
-        return Fit(progress, stopped, ended_early)
+        return Fit(progress, stopped, ended_early, ended_early or progress.epoch >= self.plan.max_epochs)
 
     def _is_without_improvement(self) -> bool:
         return 0 < self.plan.patience <= self.progress.bad_evaluations
@@ -263,7 +277,7 @@ class _Loop:
         epoch, steps = progress.epoch + 1, self.learner.steps_per_epoch
         began = time.monotonic()
         metrics = {"train_loss": progress.loss_sum / steps, "lr": float(self.optimizer.param_groups[0]["lr"])}
-        if epoch % plan.evaluation_interval == 0 or epoch == plan.max_epochs:
+        if epoch % plan.evaluation_interval == 0 or epoch == plan.last_epoch:
             self.ranks.share_buffers(self.learner.model)
             evaluated = self._evaluate()
             metrics |= evaluated
@@ -283,13 +297,15 @@ class _Loop:
             metrics = self.learner.evaluate(self.ranks)
             # why: who asks is not interrupted, and what follows changes the progress.
             self._is_stopping()
-            return metrics
         except BaseException:
+            restore_rng_state(random_state)
             # why alone: the others cannot be asked for their random states while they evaluate.
             if self.ranks.world == 1:
-                restore_rng_state(random_state)
                 self._try_to_save()
             raise
+        # why: an evaluation that comes only because a run ends here must not change the epochs after it.
+        restore_rng_state(random_state)
+        return metrics
 
     def _compare(self, epoch: int, metrics: dict[str, float], name: str) -> None:
         progress, plan = self.progress, self.plan

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..schemas.actions import Action
 from ..schemas.errors import InvalidInput
-from ..schemas.specs import Spec
+from ..schemas.specs import Spec, leaves
 
 #: Other distributions add networks by entry points of this group, each a `Network`.
 ENTRY_POINT_GROUP = "prefect_trainyard.networks"
@@ -34,6 +34,12 @@ class Network:
     maximize: bool
     metrics: tuple[str, ...]
     """Everything that `evaluate` puts into `Output.kpi`, the key metric first."""
+    training_metrics: Mapping[str, bool]
+    """What training may measure on the evaluation data after an epoch -> whether larger is better."""
+    epochs_parameter: str
+    """Dotted name of the number of epochs in the spec of `train`."""
+    metric_parameter: str | None
+    """Dotted name of what the best epoch is best in, in the spec of `train`; any of `training_metrics`."""
     implementation: str
     """`package.module:NAME` of the object whose methods are the actions; importing it may take seconds."""
     library: str
@@ -61,6 +67,12 @@ def register(network: Network) -> None:
     """Add a network; a second one of the same name is an error of the programmer."""
     if network.name in _networks:
         raise RuntimeError(f"The network {network.name} is registered twice.")
+    # why: specs ignore names that they do not know, so a wrong one here would be set without any effect.
+    if Action.TRAIN in network.specs:
+        known = {None, *(path for path, _ in leaves(network.specs[Action.TRAIN]))}
+        for path in (network.epochs_parameter, network.metric_parameter):
+            if path not in known:
+                raise RuntimeError(f"The record of {network.name} names {path!r}, which its spec of train has not.")
     _networks[network.name] = network
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from .results import EpochMetrics
+from .sweeps import SweepProgress
 
 #: Name of the Prefect event that carries a `JobProgress` as its payload.
 PROGRESS_EVENT = "trainyard.job.progress"
@@ -22,3 +23,4 @@ class JobProgress(BaseModel):
     epoch: EpochMetrics | None = Field(default=None, description="Set when an epoch has just ended.")
     usage: dict[str, float] | None = Field(default=None, description="What the command of a `run` job uses now.")
     eta_s: float | None = Field(default=None, description="Seconds to the end, estimated.")
+    sweep: SweepProgress | None = Field(default=None, description="Set when the job is a sweep.")

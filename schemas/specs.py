@@ -6,6 +6,7 @@ default, bounds, enum, description, whether it is popular and whether a sweep ma
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, TypeVar, get_args
 
@@ -15,6 +16,9 @@ from pydantic.fields import FieldInfo
 from .errors import SpecError
 
 S = TypeVar("S", bound="Spec")
+
+_MATH_COND = re.compile(r"(/ [1-9]\d*|\^ ([2-9]|[1-9]\d+))")
+_DEPENDS_ON = re.compile(r"[<>]=? \w+(\.\w+)*")
 
 
 class Spec(BaseModel):
@@ -34,17 +38,50 @@ def parameter(
     popular: bool = False,
     automl: bool = False,
     automl_default: bool = False,
+    search: tuple[float | None, float | None] = (None, None),
+    log: bool = False,
+    step: float | None = None,
+    math_cond: str | None = None,
+    depends_on: str | None = None,
     **bounds: Any,
 ) -> Any:
-    """Return a spec field.
+    """Return a spec field. `bounds` go to pydantic's `Field` (`ge`, `le`, `gt`, `lt`, `pattern`, ...).
 
-    `automl` says that a sweep may vary it, `automl_default` that it does so unless told
-    otherwise. `bounds` go to pydantic's `Field` (`ge`, `le`, `gt`, `lt`, `pattern`, ...).
+    The others say what a sweep does with it, and are served under the names that the API documents
+    know or `automl_*`; `sweeps.space` goes by them.
+
+    Args:
+        automl: A sweep may vary it.
+        automl_default: A sweep varies it unless told otherwise.
+        search: Where a sweep looks, ends included; None for the bound on that side.
+        log: A sweep looks at orders of magnitude, so the lower end is above 0.
+        step: A sweep looks only at multiples of this above the lower end.
+        math_cond: `/ 8`: a multiple of 8. `^ 2`: a power of 2.
+        depends_on: `>`, `>=`, `<` or `<=` and the dotted name of the parameter that bounds this one.
+
+    Raises:
+        ValueError: these contradict each other or are not written like that.
     """
+    low, high = search
+    if log and (step is not None or max(low or 0, bounds.get("ge", 0), bounds.get("gt", 0)) <= 0):
+        raise ValueError("log has no step, and search or ge says what number above 0 it begins at")
+    if math_cond is not None and not _MATH_COND.fullmatch(math_cond):
+        raise ValueError(f"math_cond is '/ N' or '^ N', not {math_cond!r}")
+    if depends_on is not None and not _DEPENDS_ON.fullmatch(depends_on):
+        raise ValueError(f"depends_on is '> dotted.name' with one of > >= < <=, not {depends_on!r}")
+    told = {
+        "automl_minimum": low,
+        "automl_maximum": high,
+        "automl_log": log or None,
+        "automl_step": step,
+        "math_cond": math_cond,
+        "depends_on": depends_on,
+    }
     extra: dict[str, Any] = {
         "popular": popular,
         "automl_enabled": automl or automl_default,
         "automl_default": automl_default,
+        **{name: value for name, value in told.items() if value is not None},
     }
     return Field(default, description=description, title=title, json_schema_extra=extra, **bounds)
 
@@ -93,8 +130,9 @@ def spec_schema(model: type[Spec]) -> dict[str, Any]:
     """Return the JSON schema of a spec as the API documents serve it.
 
     Nested `{type: object, properties, default}` per level, leaves with type, title, description,
-    default, minimum, maximum, enum; lists `required` and `popular` per level; at the top
-    `default`, the whole default spec, and `automl_default_parameters`, dotted names.
+    default, minimum, maximum, enum and what sweeps do with them (see `parameter`); lists `required`
+    and `popular` per level; at the top `default`, the whole default spec, and
+    `automl_default_parameters`, dotted names.
     """
     schema = _level(model)
     schema["default"] = model().model_dump(mode="json")

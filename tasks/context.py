@@ -31,6 +31,17 @@ STORAGE_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SweepTrial:
+    """Which trial of which sweep a flow run is."""
+
+    job_id: str
+    """Job id of the sweep."""
+    number: int
+    mlflow_run_id: str
+    """MLflow run of the sweep."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobContext:
     """Who a task works for. `job_id` is a flow run id, or a task run id in somebody's own flow."""
 
@@ -39,10 +50,14 @@ class JobContext:
     experiment: str
     """Name of the MLflow experiment."""
     storage: ArtifactStorage
+    sweep: SweepTrial | None = None
+    """Set when the flow run is a trial and no job of its own."""
 
     @property
     def path(self) -> str:
         """Folder of the job in the storage."""
+        if self.sweep is not None:
+            return layout.trial(self.org, self.sweep.job_id, self.sweep.number)
         return layout.job(self.org, self.job_id)
 
 
@@ -75,23 +90,37 @@ def current_job() -> JobContext:
 
 
 class JobFolder:
-    """Folder in which an action writes: on a local storage the job's own, else a copy that is pushed."""
+    """Folder in which an action writes: on a local storage the job's own, else a copy that is pushed.
 
-    def __init__(self, storage: ArtifactStorage, path: str, scratch: Path) -> None:
+    What lies in folders whose name starts with `apart` is the work of other processes, and left alone.
+    """
+
+    def __init__(self, storage: ArtifactStorage, path: str, scratch: Path, apart: str | None = None) -> None:
         self.storage = storage
         self.path = path
+        self._apart = apart
         direct = storage.local_path(path)
         self.work = scratch / "job" if direct is None else direct
         self.work.mkdir(parents=True, exist_ok=True)
         self._uploads: Uploads | None = None
         if direct is None:
             # An earlier attempt may have left checkpoints to go on from.
-            storage.download_folder(path, self.work)
+            if apart is None:
+                storage.download_folder(path, self.work)
+            else:
+                for stored in storage.list_files(path):
+                    if not self._is_apart(stored.path):
+                        (self.work / stored.path).parent.mkdir(parents=True, exist_ok=True)
+                        (self.work / stored.path).write_bytes(storage.read_bytes(f"{path}/{stored.path}"))
             self._uploads = Uploads(storage, path, self.work, [self._name(file) for file in self.files()])
 
     def files(self) -> list[Path]:
         """Return the files of the job, without traces of work that was interrupted."""
-        return sorted(f for f in self.work.rglob("*") if f.is_file() and not is_internal(f.name))
+        found = (f for f in self.work.rglob("*") if f.is_file() and not is_internal(f.name))
+        return sorted(f for f in found if not self._is_apart(self._name(f)))
+
+    def _is_apart(self, name: str) -> bool:
+        return self._apart is not None and "/" in name and name.startswith(self._apart)
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.work).as_posix()
@@ -125,7 +154,7 @@ class JobFolder:
             self._uploads.finish()
             kept = {self._name(file) for file in files}
             for stored in self.storage.list_files(self.path):
-                if stored.path not in kept:
+                if stored.path not in kept and not self._is_apart(stored.path):
                     self.storage.remove(f"{self.path}/{stored.path}")
         return described
 
@@ -145,16 +174,19 @@ class JobFolder:
 
 
 @contextmanager
-def job_folder(job: JobContext) -> Iterator[tuple[JobFolder, Path]]:
-    """Give the folder of the job and a scratch folder that is gone afterwards; nobody else works on the job."""
+def job_folder(job: JobContext, apart: str | None = None) -> Iterator[tuple[JobFolder, Path]]:
+    """Give the folder of the job and a scratch folder that is gone afterwards; nobody else works on the job.
+
+    `apart` is as for `JobFolder`.
+    """
     local = job.storage.local_path(job.path)
     if local is not None:
         local.mkdir(parents=True, exist_ok=True)
     with (
-        job_lock(local) if local is not None else nullcontext(),
+        job_lock(local, apart) if local is not None else nullcontext(),
         tempfile.TemporaryDirectory(prefix="trainyard-") as scratch,
     ):
-        folder = JobFolder(job.storage, job.path, Path(scratch))
+        folder = JobFolder(job.storage, job.path, Path(scratch), apart)
         try:
             yield folder, Path(scratch)
         except BaseException:

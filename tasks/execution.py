@@ -113,8 +113,9 @@ def run_network_action(
                 started_at=started,
                 seconds=round(time.monotonic() - start, 3),
             )
-            publish_artifacts(title, result, folder.work, run.url)
-            log_model(run, result, folder.work, inputs.implementation)
+            if job.sweep is None:  # the sweep does this for its best trial
+                publish_artifacts(title, result, folder.work, run.url)
+                log_model(run, result, folder.work, inputs.implementation)
             run.finish(result)
         finally:
             reporter.close()

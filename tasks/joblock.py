@@ -19,8 +19,10 @@ _POLL_S = 0.1
 
 
 @contextmanager
-def job_lock(folder: Path) -> Iterator[None]:
+def job_lock(folder: Path, apart: str | None = None) -> Iterator[None]:
     """Hold the lock of the job whose folder this is.
+
+    Folders in it whose name starts with `apart` have locks of their own.
 
     Raises:
         JobFailed: another process still works on the job.
@@ -35,16 +37,17 @@ def job_lock(folder: Path) -> Iterator[None]:
                     hint=f"It holds the lock {folder / LOCK_FILE}; end it, then resume the job.",
                 )
             time.sleep(_POLL_S)
-        _remove_half_written(folder)
+        _remove_half_written(folder, apart)
         yield
     finally:
         os.close(handle)
 
 
-def _remove_half_written(folder: Path) -> None:
+def _remove_half_written(folder: Path, apart: str | None) -> None:
     """Remove what an attempt was writing when it was killed: whoever has the lock is alone here."""
     for left in folder.rglob(f"{INCOMING}*"):
-        left.unlink(missing_ok=True)
+        if apart is None or not left.relative_to(folder).parts[0].startswith(apart):
+            left.unlink(missing_ok=True)
 
 
 def _is_taken(handle: int) -> bool:

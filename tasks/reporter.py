@@ -16,6 +16,7 @@ from prefect.logging import get_logger, get_run_logger
 from ..blocks.appending import GrowingFile
 from ..schemas.progress import PROGRESS_EVENT, JobProgress
 from ..schemas.results import EpochMetrics
+from ..schemas.sweeps import SweepProgress
 from .artifacts import ProgressArtifact
 from .context import JobContext, JobFolder
 from .stopping import StopRequest
@@ -34,7 +35,7 @@ class JobReporter:
         self._job = job
         self._folder = folder
         self._logger = run_logger()
-        self._progress = ProgressArtifact(title)
+        self._progress = ProgressArtifact(title) if job.sweep is None else None
         self._last_report = 0.0
         self._last_fraction = 0.0
         self._last_message = ""
@@ -95,6 +96,20 @@ class JobReporter:
             )
         )
 
+    def sweep(self, fraction: float, message: str, sweep: SweepProgress) -> None:
+        """Take how far a sweep is."""
+        self._last_report = time.monotonic()
+        self._report(
+            JobProgress(
+                job_id=self._job.job_id,
+                at=datetime.now(UTC),
+                fraction=fraction,
+                message=message,
+                eta_s=sweep.eta_s,
+                sweep=sweep,
+            )
+        )
+
     def saved(self, paths: Sequence[Path]) -> None:
         # The epochs before the checkpoint are part of the history of whoever goes on from it.
         self._folder.push([self._status.path, *paths], replaces=True)
@@ -107,7 +122,8 @@ class JobReporter:
 
     def close(self) -> None:
         self._status.flush()
-        self._progress.close()
+        if self._progress is not None:
+            self._progress.close()
 
     def _report(self, progress: JobProgress) -> None:
         payload = progress.model_dump(mode="json")
@@ -117,7 +133,8 @@ class JobReporter:
             resource={"prefect.resource.id": f"trainyard.job.{self._job.job_id}"},
             payload=payload,
         )
-        self._progress.update(progress)
+        if self._progress is not None:
+            self._progress.update(progress)
 
 
 def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:

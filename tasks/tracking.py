@@ -22,6 +22,7 @@ from .. import __version__
 from ..blocks.patience import patiently
 from ..schemas.errors import Unavailable
 from ..schemas.results import ArtifactKind, EpochMetrics, JobResult
+from ..schemas.sweeps import SWEEP_TAG
 from .context import JobContext, JobFolder
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ T = TypeVar("T")
 logger = get_logger("trainyard.tracking")
 
 RUN_FILE = "mlflow_run.json"
+
+#: MLflow's own tag for nested runs.
+_PARENT_RUN = "mlflow.parentRunId"
 
 #: How long the start and the end of a job wait for an MLflow server that is away.
 PATIENCE_S = 600.0
@@ -201,6 +205,8 @@ class Tracking:
             self.is_continued = True
             return str(found[0].info.run_id)
         tags = {"trainyard.job_id": self._job.job_id}
+        if (sweep := self._job.sweep) is not None:
+            tags |= {SWEEP_TAG: sweep.job_id, _PARENT_RUN: sweep.mlflow_run_id}
         return str(self._client.create_run(self.experiment_id, run_name=self._job.job_id, tags=tags).info.run_id)
 
     def describe(
@@ -241,8 +247,8 @@ class Tracking:
         }
         if parent is not None:
             tags["trainyard.parent_job_id"] = parent.job_id or ""
-            if parent.mlflow_run_id:
-                tags["mlflow.parentRunId"] = parent.mlflow_run_id
+            if parent.mlflow_run_id and self._job.sweep is None:
+                tags[_PARENT_RUN] = parent.mlflow_run_id
         self._client.log_batch(self.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
         known = self._client.get_run(self.run_id).data.params if self.is_continued else {}
         params = [Param(k, str(v)[:6000]) for k, v in _flat(spec) if k not in known]

@@ -26,16 +26,24 @@ class Classification:
         out: Path,
         weights: Path | None,
         reporter: Reporter,
+        until_epoch: int | None = None,
     ) -> Output:
         """Train `model` of the spec, going on from the newest checkpoint in `out`.
 
         `weights` are those of a base experiment: the backbone starts from them, and the classifier
-        too when the classes are the same.
+        too when the classes are the same. With `until_epoch` this is only a part of the training, which a
+        later call with the same `out` goes on with.
         """
-        return _train(
-            Request(spec=spec, train_data=train_data, eval_data=eval_data, out=out, weights=weights, is_retrain=False),
-            reporter,
+        request = Request(
+            spec=spec,
+            train_data=train_data,
+            eval_data=eval_data,
+            out=out,
+            weights=weights,
+            is_retrain=False,
+            until_epoch=until_epoch,
         )
+        return _train(request, reporter)
 
     def retrain(
         self,
@@ -62,10 +70,13 @@ class Classification:
 
 
 def _train(request: Request, reporter: Reporter) -> Output:
-    """Train, then look at the best weights as `evaluate` does: metrics per class, confusion, samples."""
+    """Train, then look at the best weights as `evaluate` does: metrics per class, confusion, samples.
+
+    Not after a part of the training: a sweep has many of them, and most are never looked at.
+    """
     trained = run_training(request, reporter)
     best = trained.model
-    if best is None or request.eval_data is None or reporter.stop_requested():
+    if best is None or request.eval_data is None or request.is_part or reporter.stop_requested():
         return trained
     reporter.allow_interruption()
     reporter.log("Looking at the best weights.")

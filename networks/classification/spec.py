@@ -20,7 +20,13 @@ class Backbone(Spec):
         False, description="Must be false: nothing is downloaded. Pretrained weights come from a base experiment."
     )
     drop_rate: float = parameter(
-        0.0, description="Dropout before the classifier.", ge=0, lt=1, automl=True, title="Dropout"
+        0.0,
+        description="Dropout before the classifier.",
+        ge=0,
+        lt=1,
+        title="Dropout",
+        automl=True,
+        search=(None, 0.5),
     )
     drop_path_rate: float = parameter(0.0, description="Stochastic depth, where the backbone has it.", ge=0, lt=1)
 
@@ -60,22 +66,42 @@ class Model(Spec):
 class Augmentation(Spec):
     """What happens to a training image, by torchvision transforms v2."""
 
-    horizontal_flip: float = parameter(0.5, description="Probability of a left-right flip.", ge=0, le=1, popular=True)
+    horizontal_flip: float = parameter(
+        0.5, description="Probability of a left-right flip.", ge=0, le=1, popular=True, automl=True, search=(None, 0.5)
+    )
     vertical_flip: float = parameter(0.0, description="Probability of a top-bottom flip.", ge=0, le=1)
-    rotation: float = parameter(0.0, description="Largest rotation to either side, in degrees.", ge=0, le=180)
-    translation: float = parameter(0.0, description="Largest shift as a share of the image.", ge=0, le=0.9)
+    rotation: float = parameter(
+        0.0,
+        description="Largest rotation to either side, in degrees.",
+        ge=0,
+        le=180,
+        automl=True,
+        search=(None, 30.0),
+    )
+    translation: float = parameter(
+        0.0, description="Largest shift as a share of the image.", ge=0, le=0.9, automl=True, search=(None, 0.2)
+    )
     crop_min_scale: float = parameter(
-        1.0, description="Smallest share of the area that a random crop keeps; 1 means no crop.", gt=0, le=1
+        1.0,
+        description="Smallest share of the area that a random crop keeps; 1 means no crop.",
+        gt=0,
+        le=1,
+        automl=True,
+        search=(0.3, None),
     )
     brightness: float = parameter(0.0, description="Strength of brightness jitter.", ge=0, le=1)
     contrast: float = parameter(0.0, description="Strength of contrast jitter.", ge=0, le=1)
     saturation: float = parameter(0.0, description="Strength of saturation jitter.", ge=0, le=1)
     hue: float = parameter(0.0, description="Strength of hue jitter.", ge=0, le=0.5)
     policy: Literal["none", "randaugment", "trivialaugment"] = parameter(
-        "none", description="An automatic augmentation policy, before the others."
+        "none", description="An automatic augmentation policy, before the others.", automl=True
     )
-    erasing: float = parameter(0.0, description="Probability of erasing a rectangle.", ge=0, le=1)
-    mixup_alpha: float = parameter(0.0, description="Alpha of MixUp; 0 means off.", ge=0, le=10)
+    erasing: float = parameter(
+        0.0, description="Probability of erasing a rectangle.", ge=0, le=1, automl=True, search=(None, 0.5)
+    )
+    mixup_alpha: float = parameter(
+        0.0, description="Alpha of MixUp; 0 means off.", ge=0, le=10, automl=True, search=(None, 1.0)
+    )
     cutmix_alpha: float = parameter(
         0.0, description="Alpha of CutMix; 0 means off. With MixUp on, each batch takes one of the two.", ge=0, le=10
     )
@@ -83,7 +109,16 @@ class Augmentation(Spec):
 
 class TrainDataset(Spec):
     batch_size: int = parameter(
-        32, description="Images per step and GPU.", ge=1, le=8192, popular=True, automl=True, title="Batch size"
+        32,
+        description="Images per step and GPU.",
+        ge=1,
+        le=8192,
+        popular=True,
+        title="Batch size",
+        automl=True,
+        search=(8, 256),
+        log=True,
+        math_cond="^ 2",
     )
     workers: int = parameter(
         2,
@@ -165,8 +200,9 @@ class CheckpointConfig(Spec):
 
 class Evaluation(Spec):
     interval: int = parameter(1, description="Evaluate after every n-th epoch, and after the last.", ge=1, le=100000)
-    metric: Literal["accuracy_top-1", "loss"] = parameter(
-        "accuracy_top-1", description="What the best checkpoint is best in, on the evaluation data."
+    metric: Literal["accuracy_top-1", "accuracy_top-5", "loss"] = parameter(
+        "accuracy_top-1",
+        description="What the best checkpoint is best in, on the evaluation data. accuracy_top-5 needs six classes.",
     )
 
 
@@ -180,19 +216,41 @@ class EarlyStopping(Spec):
 class Optimizer(Spec):
     type: Literal["adamw", "adam", "sgd"] = parameter("adamw", description="Optimizer.", popular=True, automl=True)
     lr: float = parameter(
-        0.001, description="Peak learning rate.", gt=0, le=10, popular=True, automl_default=True, title="Learning rate"
+        0.001,
+        description="Peak learning rate.",
+        gt=0,
+        le=10,
+        popular=True,
+        title="Learning rate",
+        automl_default=True,
+        search=(1e-5, 0.1),
+        log=True,
     )
     weight_decay: float = parameter(
-        0.01, description="Weight decay; not applied to biases and norms.", ge=0, le=1, automl_default=True
+        0.01,
+        description="Weight decay; not applied to biases and norms.",
+        ge=0,
+        le=1,
+        automl_default=True,
+        search=(1e-6, 0.3),
+        log=True,
     )
-    momentum: float = parameter(0.9, description="Momentum, of SGD only.", ge=0, lt=1, automl=True)
+    momentum: float = parameter(0.9, description="Momentum, of SGD only.", ge=0, lt=1, automl=True, search=(0.5, 0.99))
 
 
 class LrConfig(Spec):
     policy: Literal["cosine", "step", "constant"] = parameter(
         "cosine", description="How the learning rate falls after the warm-up.", popular=True, automl=True
     )
-    warmup_epochs: float = parameter(0.5, description="Epochs of linear rise to the peak.", ge=0, le=1000)
+    warmup_epochs: float = parameter(
+        0.5,
+        description="Epochs of linear rise to the peak.",
+        ge=0,
+        le=1000,
+        automl=True,
+        search=(None, 5.0),
+        depends_on="<= train.train_config.runner.max_epochs",
+    )
     min_lr_ratio: float = parameter(0.01, description="Lowest rate of the cosine, as a share of the peak.", ge=0, le=1)
     step_epochs: list[int] = parameter(
         [], description="Epochs after which the step policy lowers the rate; empty: at 60 % and 85 % of the epochs."
@@ -214,7 +272,9 @@ class TrainConfig(Spec):
     early_stopping: EarlyStopping = section(EarlyStopping)
     optimizer: Optimizer = section(Optimizer)
     lr_config: LrConfig = section(LrConfig)
-    label_smoothing: float = parameter(0.0, description="Label smoothing of the loss.", ge=0, lt=1, automl=True)
+    label_smoothing: float = parameter(
+        0.0, description="Label smoothing of the loss.", ge=0, lt=1, automl_default=True, search=(None, 0.2)
+    )
     grad_clip: float = parameter(0.0, description="Largest norm of the gradient; 0 means no clipping.", ge=0)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = parameter(
         "auto",
@@ -289,7 +349,7 @@ class Prune(Spec):
         popular=True,
     )
     pruning_ratio: float = parameter(
-        0.4, description="Share of the parameters to remove, at least.", gt=0, le=0.95, popular=True, automl=True
+        0.4, description="Share of the parameters to remove, at least.", gt=0, le=0.95, popular=True
     )
     pruning_threshold: float = parameter(
         0.5, description="Relative norm below which a channel goes, with method threshold.", gt=0, lt=1, popular=True

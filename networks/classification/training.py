@@ -41,6 +41,16 @@ class Request:
     out: Path
     weights: Path | None
     is_retrain: bool
+    until_epoch: int | None = None
+    """Last epoch of this part of the training; None: train all of it."""
+
+    @property
+    def max_epochs(self) -> int:
+        return self.spec.train.train_config.runner.max_epochs
+
+    @property
+    def is_part(self) -> bool:
+        return self.until_epoch is not None and self.until_epoch < self.max_epochs
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -50,6 +60,7 @@ class Request:
             "out": str(self.out),
             "weights": None if self.weights is None else str(self.weights),
             "is_retrain": self.is_retrain,
+            "until_epoch": self.until_epoch,
         }
 
     @classmethod
@@ -61,6 +72,7 @@ class Request:
             out=Path(raw["out"]),
             weights=None if raw["weights"] is None else Path(raw["weights"]),
             is_retrain=raw["is_retrain"],
+            until_epoch=raw["until_epoch"],
         )
 
 
@@ -119,14 +131,15 @@ def _fit(
         policy=config.lr_config.policy,
         peak=config.optimizer.lr,
         steps_per_epoch=learner.steps_per_epoch,
-        max_epochs=config.runner.max_epochs,
+        max_epochs=request.max_epochs,
         warmup_epochs=config.lr_config.warmup_epochs,
         min_ratio=config.lr_config.min_lr_ratio,
         step_epochs=tuple(config.lr_config.step_epochs),
         gamma=config.lr_config.gamma,
     )
     plan = Plan(
-        max_epochs=config.runner.max_epochs,
+        max_epochs=request.max_epochs,
+        until_epoch=request.until_epoch,
         metric=config.evaluation.metric,
         maximize=config.evaluation.metric != "loss",
         evaluation_interval=config.evaluation.interval,
@@ -169,6 +182,7 @@ class _Learner:
             evaluation = open_index(request.eval_data)
             targets = torch.from_numpy(labels_for(evaluation, self.record.classes, "evaluation"))
             self._evaluation = Images(evaluation, self.record, spec.dataset.cache_mb), targets
+            _check_metric(spec.train.train_config.evaluation.metric, len(self.record.classes))
         self._evaluation_batch = spec.dataset.batch_size
 
     @property
@@ -218,6 +232,15 @@ class _Learner:
     def _input(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         inputs = normalize(pixels_BCHW.to(self.device, non_blocking=True), self.record)
         return inputs.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else inputs
+
+
+def _check_metric(metric: str, classes: int) -> None:
+    if metric == "accuracy_top-5" and classes <= 5:
+        raise JobFailed(
+            f"train.train_config.evaluation.metric is accuracy_top-5, and there are only {classes} classes: the right "
+            "one would always be among the best five.",
+            hint="Set it to accuracy_top-1 or loss.",
+        )
 
 
 def _start(request: Request, index: ImageIndex, reporter: Reporter) -> tuple[nn.Module, Record]:
@@ -297,11 +320,11 @@ def _artifact(path: Path, out: Path, kind: ArtifactKind, epoch: int, title: str)
 
 def _message(request: Request, outcome: Fit) -> str:
     progress = outcome.progress
-    asked = request.spec.train.train_config.runner.max_epochs
+    asked = request.max_epochs
     if outcome.stopped:
         return f"Stopped in epoch {min(progress.epoch + 1, asked)} of {asked}; it can be resumed from there."
-    best = ", ".join(f"{k} {v:.4f}" for k, v in progress.best_metrics.items() if k in {"accuracy_top-1", "loss"})
+    told = {"accuracy_top-1", "loss", request.spec.train.train_config.evaluation.metric}
+    best = ", ".join(f"{k} {v:.4f}" for k, v in progress.best_metrics.items() if k in told)
+    done = f"{progress.epoch} epochs" if outcome.is_complete else f"{progress.epoch} of {asked} epochs"
     early = f" (of {asked}: no improvement any more)" if outcome.ended_early else ""
-    return f"Trained {progress.epoch} epochs{early}; best was epoch {progress.best_epoch}" + (
-        f" with {best}." if best else "."
-    )
+    return f"Trained {done}{early}; best was epoch {progress.best_epoch}" + (f" with {best}." if best else ".")

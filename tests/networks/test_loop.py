@@ -268,6 +268,94 @@ def test_the_last_epochs_and_pinned_ones_are_kept(tmp_path: Path, recorder: Any)
     assert {path.name for path in recorder.files} >= set(kept)
 
 
+class Drawing(Regression):
+    """Draws random numbers in its evaluations, whose scores depend on the weights."""
+
+    def evaluate(self, ranks: Ranks) -> dict[str, float]:
+        self.evaluations += 1
+        batch = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+        self.model.eval()
+        with torch.inference_mode():
+            loss = float((self.model(batch).squeeze(1) - batch.sum(1)).square().mean() + 1e-4 * torch.rand(1))
+        return {"score": -loss, "loss": loss}
+
+
+PARTS: list[tuple[list[int | None], dict[str, Any]]] = [
+    ([1, 3, None], {"max_epochs": 9}),
+    ([1, 3, 9], {"max_epochs": 9, "keep_last": 2, "checkpoint_interval": 4}),
+    ([2, 6, 100], {"max_epochs": 8, "evaluation_interval": 2}),
+    ([3, 4, None], {"max_epochs": 20, "patience": 2, "min_delta": 0.05}),
+]
+
+
+@pytest.mark.parametrize(("ends", "options"), PARTS)
+def test_a_training_in_parts_is_bit_for_bit_one_training(
+    tmp_path: Path, make_recorder: Callable[..., Any], ends: list[int | None], options: dict[str, Any]
+) -> None:
+    uninterrupted = make_recorder()
+    whole, expected = run(tmp_path / "whole", uninterrupted, Drawing(), **options)
+    recorders = [make_recorder() for _ in ends]
+    for recorder, end in zip(recorders, ends, strict=True):
+        part, weights = run(tmp_path / "parts", recorder, Drawing(), until_epoch=end, **options)
+        assert part.progress.epoch == min(end or whole.progress.epoch, whole.progress.epoch)
+        assert not part.stopped
+        assert part.is_complete == (end == ends[-1])
+        found = newest_checkpoint(tmp_path / "parts")
+        assert found is not None
+        assert found[1].step == STEPS * part.progress.epoch
+        for epoch in (part.progress.epoch, part.progress.best_epoch):
+            assert (tmp_path / "parts" / f"model_epoch_{epoch:03d}.safetensors").is_file()
+        assert {entry.max_epoch for entry in part.history} == {options["max_epochs"]}
+    assert same(weights, expected)
+    assert (
+        (part.is_complete, part.ended_early) == (whole.is_complete, whole.ended_early) == (True, "patience" in options)
+    )
+    assert [e.metrics for e in part.history] == [e.metrics for e in whole.history]
+    assert part.progress.best_metrics == whole.progress.best_metrics
+    # why: no epoch is trained twice, and each is told of once.
+    assert [told for recorder in recorders for told in recorder.epochs] == uninterrupted.epochs
+    assert max(recorders[0].fractions) <= (ends[0] or 0) / options["max_epochs"]
+    files = {p.name: p.read_bytes() for p in (tmp_path / "whole").glob("*.safetensors")}
+    assert files == {p.name: p.read_bytes() for p in (tmp_path / "parts").glob("*.safetensors")}
+
+
+def test_an_evaluation_only_because_a_part_ends_changes_no_weights(
+    tmp_path: Path, make_recorder: Callable[..., Any]
+) -> None:
+    options = {"max_epochs": 6, "evaluation_interval": 3}
+    _, expected = run(tmp_path / "whole", make_recorder(), Drawing(), **options)
+    first = make_recorder()
+    part, _ = run(tmp_path / "parts", first, Drawing(), until_epoch=2, **options)
+    assert ["score" in metrics for _, metrics in first.epochs] == [False, True]
+    assert part.progress.best_epoch == 2
+    _, weights = run(tmp_path / "parts", make_recorder(), Drawing(), **options)
+    assert same(weights, expected)
+
+
+def test_a_part_that_is_there_already_trains_nothing(tmp_path: Path, make_recorder: Callable[..., Any]) -> None:
+    first, expected = run(tmp_path, make_recorder(), Drawing(), until_epoch=3)
+    before = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    for end in (3, 2):
+        again = make_recorder()
+        result, weights = run(tmp_path, again, Drawing(), until_epoch=end)
+        assert (result.progress, result.is_complete) == (first.progress, False)
+        assert same(weights, expected)
+        assert not again.epochs
+        assert not again.fractions
+    assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+
+
+def test_a_stop_in_a_part_is_no_end_of_it(tmp_path: Path, make_recorder: Callable[..., Any]) -> None:
+    whole, expected = run(tmp_path / "whole", make_recorder(), Drawing(), max_epochs=5)
+    stopped, _ = run(tmp_path / "parts", make_recorder(lambda r: r.checks == 8), Drawing(), max_epochs=5, until_epoch=3)
+    assert (stopped.stopped, stopped.is_complete) == (True, False)
+    part, _ = run(tmp_path / "parts", make_recorder(), Drawing(), max_epochs=5, until_epoch=3)
+    assert (part.stopped, part.progress.epoch) == (False, 3)
+    rest, weights = run(tmp_path / "parts", make_recorder(), Drawing(), max_epochs=5)
+    assert same(weights, expected)
+    assert [e.metrics for e in rest.history] == [e.metrics for e in whole.history]
+
+
 class FullDisk:
     """Refuses every write while it is full, as the kernel does."""
 

@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from prefect_trainyard.networks.registry import get_network, load_implementation, networks, register
 from prefect_trainyard.schemas.actions import Action
 from prefect_trainyard.schemas.errors import InvalidInput, SpecError
-from prefect_trainyard.schemas.specs import parse_spec, spec_schema
+from prefect_trainyard.schemas.specs import leaves, parse_spec, spec_schema
 
 NETWORKS = [network.name for network in networks()]
 
@@ -31,6 +32,23 @@ def test_an_unknown_network_is_refused_with_the_names_there_are() -> None:
 def test_a_second_network_of_a_name_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="twice"):
         register(replace(get_network("classification_pyt"), family="other"))
+
+
+@pytest.mark.parametrize("wrong", [{"epochs_parameter": "train.epochs"}, {"metric_parameter": "train.metric"}])
+def test_a_record_that_names_no_parameter_of_its_spec_is_an_error(wrong: dict[str, str]) -> None:
+    with pytest.raises(RuntimeError, match=next(iter(wrong.values()))):
+        register(replace(get_network("classification_pyt"), name="other", **wrong))
+    assert "other" not in [network.name for network in networks()]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_sweep_can_set_the_epochs_and_the_metric_of_every_network(name: str) -> None:
+    network = get_network(name)
+    assert network.training_metrics[network.key_metric] == network.maximize
+    parameters = dict(leaves(network.spec(Action.TRAIN)))
+    assert parameters[network.epochs_parameter].annotation is int
+    if network.metric_parameter is not None:
+        assert set(get_args(parameters[network.metric_parameter].annotation)) == set(network.training_metrics)
 
 
 def test_an_action_that_the_network_lacks_is_refused() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Any, Literal
 
 import jsonschema
 import pytest
@@ -34,6 +34,53 @@ def test_schema_has_everything_that_the_documents_ask_for() -> None:
     assert runner["properties"]["policy"]["enum"] == ["cosine", "step"]
     assert schema["properties"]["seed"]["type"] == "integer"
     assert schema["properties"]["seed"]["nullable"] is True
+
+
+class Searched(Spec):
+    rate: float = parameter(
+        0.01, description="Rate.", gt=0, le=10, automl_default=True, search=(1e-5, 0.1), log=True, title="Rate"
+    )
+    size: int = parameter(
+        32, description="Size.", ge=1, le=512, automl=True, math_cond="/ 8", depends_on=">= runner.max_epochs", step=16
+    )
+    plain: int = parameter(0, description="Plain.")
+
+
+def test_the_schema_says_what_a_sweep_does_with_a_parameter_and_no_more() -> None:
+    schema = spec_schema(Searched)
+    assert schema["automl_default_parameters"] == ["rate"]
+    rate, size, plain = (schema["properties"][name] for name in ("rate", "size", "plain"))
+    served = {"automl_enabled": True, "automl_minimum": 1e-5, "automl_maximum": 0.1, "automl_log": True}
+    assert {k: v for k, v in rate.items() if k.startswith("automl")} == served
+    assert "math_cond" not in rate and "depends_on" not in rate
+    assert (rate["exclusiveMinimum"], rate["maximum"]) == (0, 10)
+    assert {k: v for k, v in size.items() if k.startswith("automl")} == {"automl_enabled": True, "automl_step": 16}
+    assert (size["math_cond"], size["depends_on"]) == ("/ 8", ">= runner.max_epochs")
+    assert plain == {
+        "automl_enabled": False,
+        "default": 0,
+        "description": "Plain.",
+        "title": "Plain",
+        "type": "integer",
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"log": True},
+        {"log": True, "ge": 0},
+        {"log": True, "ge": 1, "step": 2},
+        {"math_cond": "* 2"},
+        {"math_cond": "/ 0"},
+        {"math_cond": "^ 1"},
+        {"depends_on": "rate"},
+        {"depends_on": "== rate"},
+    ],
+)
+def test_a_search_that_cannot_be_is_an_error_of_who_writes_the_spec(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^(log has|math_cond is|depends_on is) "):
+        parameter(1, description="Wrong.", **wrong)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from prefect_trainyard.networks.checkpoints import newest_checkpoint
 from prefect_trainyard.networks.classification.actions import CLASSIFICATION
 from prefect_trainyard.networks.classification.model import load_model
+from prefect_trainyard.networks.registry import get_network
 from prefect_trainyard.schemas.errors import DatasetError, JobFailed, MissingFeature, SpecError
 from prefect_trainyard.schemas.results import ArtifactKind, Output
 from safetensors.torch import load_file, save_file
@@ -60,6 +61,45 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     rest = train(tmp_path / "part")
     assert same(latest(tmp_path / "whole", whole), latest(tmp_path / "part", rest))
     assert (rest.best_epoch, rest.kpi) == (whole.best_epoch, whole.kpi)
+
+
+def test_a_training_in_parts_gives_the_weights_of_one(
+    tmp_path: Path, train: Callable[..., Output], make_recorder: Callable[..., Any]
+) -> None:
+    whole = train(tmp_path / "whole")
+    recorders = [make_recorder() for _ in range(3)]
+    parts = [
+        train(tmp_path / "parts", recorder, until_epoch=end) for recorder, end in zip(recorders, (1, 2, 9), strict=True)
+    ]
+    assert [[epoch for epoch, _ in recorder.epochs] for recorder in recorders] == [[1], [2], [3]]
+    assert parts[0].message.startswith("Trained 1 of 3 epochs; best was epoch 1 with ")
+    assert parts[2].message == whole.message
+    assert parts[2].message.startswith("Trained 3 epochs; ")
+    # why: figures and metrics per class are only for a training that is complete.
+    assert [bool(part.categorical) for part in parts] == [False, False, True]
+    assert all(artifact.kind in (ArtifactKind.WEIGHTS, ArtifactKind.CHECKPOINT) for artifact in parts[1].artifacts)
+    assert same(latest(tmp_path / "whole", whole), latest(tmp_path / "parts", parts[2]))
+    assert (parts[2].best_epoch, parts[2].kpi) == (whole.best_epoch, whole.kpi)
+
+
+def test_the_best_epoch_may_be_best_in_any_metric_that_training_measures(
+    tmp_path: Path, digits: Path, train: Callable[..., Output], make_recorder: Callable[..., Any]
+) -> None:
+    data = {"train_data": digits / "test", "eval_data": digits / "test"}
+    for metric, larger_is_better in get_network("classification_pyt").training_metrics.items():
+        recorder = make_recorder()
+        result = train(tmp_path / metric, recorder, options=options(3, evaluation={"metric": metric}), **data)
+        assert result.key_metric == metric
+        best = (max if larger_is_better else min)(metrics[metric] for _, metrics in recorder.epochs)
+        assert result.kpi[metric] == best
+        assert f"{metric} {best:.4f}" in result.message
+
+
+def test_accuracy_of_five_among_four_classes_is_refused(tmp_path: Path, train: Callable[..., Output]) -> None:
+    asked = options(1, evaluation={"metric": "accuracy_top-5"})
+    with pytest.raises(JobFailed, match=r"evaluation\.metric is accuracy_top-5.* only 4 classes"):
+        train(tmp_path, options=asked)
+    assert train(tmp_path, options=asked, eval_data=None).key_metric == "train_loss"
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(
@@ -203,6 +243,15 @@ def test_a_gpu_trains_in_every_precision(tmp_path: Path, train: Callable[..., Ou
     sections = options(2, precision=precision)
     sections["train"]["exp_config"]["deterministic"] = False
     assert train(tmp_path, options=sections).latest_epoch == 2
+
+
+@pytest.mark.slow
+def test_two_processes_train_in_parts(tmp_path: Path, train: Callable[..., Output]) -> None:
+    two = options(2)
+    two["train"]["num_gpus"] = 2
+    part = train(tmp_path, options=two, until_epoch=1)
+    assert part.latest_epoch == 1
+    assert part.message.startswith("Trained 1 of 2 epochs")
 
 
 @pytest.mark.slow

@@ -1,0 +1,444 @@
+"""The flow of a sweep: one job that searches for a good spec. Every trial is a flow run of its own.
+
+Its process trains nothing: it decides, waits and keeps the books, so it needs no slot of a worker. Killed at any
+moment, the next attempt reads the study, looks what has become of the trials, and goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+
+from ..blocks import layout, load_storage
+from ..networks.registry import Network, get_network, load_implementation
+from ..schemas.actions import Action
+from ..schemas.errors import ActionNotAllowed, InvalidInput, JobFailed, NotFound
+from ..schemas.jobs import TAG, Datasets, ExperimentRecord, JobRequest, Org
+from ..schemas.results import Artifact, ArtifactKind, EpochMetrics, JobResult
+from ..schemas.specs import parse_spec
+from ..schemas.states import PAUSING
+from ..schemas.sweeps import BEST_MODEL, CONTROLLER_FILE, KPI, STUDY_FILE, SweepSettings
+from ..sweeps.conduct import conduct
+from ..sweeps.search import Search
+from ..sweeps.space import Space, build_space
+from ..sweeps.study import Study, open_storage, read_trials
+from ..sweeps.trials import Metric, Trial
+from ..tasks.artifacts import publish_artifacts
+from ..tasks.context import STORAGE_PATIENCE_S, JobContext, JobFolder, job_folder, read_result, running_as
+from ..tasks.reporter import STATUS_FILE, JobReporter
+from ..tasks.sweep_artifacts import Leaderboard, draw, show_pictures
+from ..tasks.tracking import Tracking, log_model, tracking
+from .download import build_download
+from .job import read_experiment, run_name, tag_run
+from .joblog import job_log
+from .trial_pool import TrialPool
+from .trial_runs import TrialRuns
+
+#: Environment variable with the database of the studies, an SQLAlchemy URL; without one each sweep has a journal.
+STUDIES_VARIABLE = "TRAINYARD_OPTUNA_URL"
+
+#: Seconds between two versions of `controller.json` while trials come and go.
+_WRITE_S = 1.0
+
+#: Files of a trial that are small and say how it went.
+_RECORDS = frozenset({"result.json", "status.json", "mlflow_run.json", "log.txt", "log.1.txt"})
+
+
+@flow(name="sweep", flow_run_name=run_name, log_prints=True, persist_result=False)
+def sweep(
+    org: Org,
+    experiment_id: UUID,
+    network: str | None = None,
+    parent_job_id: UUID | None = None,
+    datasets: Datasets | None = None,
+    base_experiment_id: UUID | None = None,
+    name: str | None = None,
+    spec: dict[str, Any] | None = None,
+    settings: SweepSettings | None = None,
+) -> JobResult:
+    """Search for a good spec: train it with other parameters again and again, and keep the best model."""
+    storage = load_storage().patient(STORAGE_PATIENCE_S)
+    run = FlowRunContext.get()
+    assert run is not None and run.flow_run is not None
+    job_id = str(run.flow_run.id)
+    request = JobRequest(
+        action=Action.TRAIN,
+        org=org,
+        experiment_id=experiment_id,
+        network=network,
+        parent_job_id=parent_job_id,
+        datasets=datasets,
+        base_experiment_id=base_experiment_id,
+        name=name,
+        spec=spec or {},
+    )
+    with job_log(storage, org, job_id):
+        record = read_experiment(storage, request)
+        assert record is not None
+        tag_run(request, record, run.flow_run.tags)
+        wanted = settings or SweepSettings()
+        if storage.exists(changed := layout.resume(org, job_id)):
+            changes = dict(storage.read_json(changed))
+            if "settings" in changes:
+                wanted = SweepSettings.model_validate(changes.pop("settings"))
+            request = JobRequest.model_validate({**request.model_dump(), **changes})
+        job = JobContext(org=org, job_id=job_id, experiment=f"{org}/{record.id}", storage=storage)
+        with running_as(job):
+            result = _Sweep(job, request, record, wanted, run.flow_run.work_queue_name).run()
+        build_download(job)
+    return result
+
+
+class _Sweep:
+    def __init__(
+        self,
+        job: JobContext,
+        request: JobRequest,
+        record: ExperimentRecord,
+        settings: SweepSettings,
+        work_queue: str | None,
+    ) -> None:
+        self._job = job
+        self._work_queue = work_queue
+        self._request = request
+        self._record = record
+        self._settings = settings
+        self._network: Network = get_network(request.network or record.network)
+        model = self._network.spec(Action.TRAIN)
+        self._spec = parse_spec(model, dict(request.spec)).model_dump(mode="json")
+        reserved = {self._network.epochs_parameter, self._network.metric_parameter or ""}
+        self._space: Space = build_space(model, self._spec, settings, reserved=reserved)
+        self._metrics = find_metrics(self._network, settings)
+        if (request.datasets or record.datasets).eval is None:
+            raise ActionNotAllowed(
+                "A sweep compares its trials on evaluation data, and the experiment has none.",
+                hint="PATCH the experiment with eval_dataset.",
+            )
+        self._title = f"sweep {self._network.name}"
+        self._written_at = 0.0
+        self._tidied: set[int] = set()
+        self._told: dict[int, tuple[str, int]] = {}
+        self._measured: set[tuple[str, int]] = set()
+
+    def run(self) -> JobResult:
+        """Search, and return the record of the sweep: that of its best trial.
+
+        Raises:
+            JobFailed: no trial has come to an end.
+        """
+        started, began = datetime.now(UTC), time.monotonic()
+        with job_folder(self._job, apart=layout.TRIAL) as (folder, scratch), tracking(self._job, folder) as run:
+            reporter = JobReporter(self._job, folder, self._title)
+            reporter.send_metrics_to(run.writer)
+            try:
+                run.describe(
+                    title=self._title,
+                    action=Action.TRAIN,
+                    network=self._network.name,
+                    spec={"sweep": self._settings.model_dump(mode="json"), **self._spec},
+                    parent=None,
+                    datasets={},
+                )
+                with reporter.stop.installed():
+                    search = self._open(folder, scratch, reporter)
+                    self._conduct(search, folder, run, reporter)
+                    reporter.allow_interruption()
+                result = self._conclude(search, folder, scratch, run, started, began)
+            finally:
+                reporter.close()
+            folder.push([folder.work / STATUS_FILE])
+            folder.write_result(result)
+            reporter.progress(1.0, result.message)
+        return result
+
+    def _open(self, folder: JobFolder, scratch: Path, reporter: JobReporter) -> Search:
+        journal = folder.work / STUDY_FILE
+        storage = open_storage(journal, os.environ.get(STUDIES_VARIABLE))
+        self._study = Study(storage, self._job.job_id, self._metrics, self._space.distributions)
+        for source in map(str, self._settings.warm_start):
+            path = f"{layout.job(self._job.org, source)}/{STUDY_FILE}"
+            try:
+                earlier = read_trials(self._job.storage.local_copy(path, scratch / source))
+            except NotFound as error:
+                raise NotFound(f"warm_start: the job {source} has no study.", hint="Name a sweep.") from error
+            added = self._study.learn_from(source, earlier)
+            reporter.log(f"Learned from {added} trials of the sweep {source}.")
+        epochs = int(_get(self._spec, self._network.epochs_parameter))
+        search = Search(self._study, self._space, self._settings, self._metrics, epochs)
+        self._told = {trial.number: (trial.status, trial.done) for trial in search.trials}
+        varied = ", ".join(self._space.distributions)
+        before = f" {len(search.trials)} trials are there already." if search.trials else ""
+        reporter.log(f"{self._settings.algorithm} searches {varied} for the best {search.metric.name}.{before}")
+        return search
+
+    def _conduct(self, search: Search, folder: JobFolder, run: Tracking, reporter: JobReporter) -> None:
+        leaderboard = Leaderboard(self._title, search.metric.maximize)
+
+        def tell(at_once: bool = False) -> None:
+            changed = self._tell_changes(search, run, reporter)
+            now = time.monotonic()
+            if (changed and now - self._written_at >= _WRITE_S) or at_once:
+                self._written_at = now
+                self._write_books(search, folder)
+                leaderboard.show(search.records, at_once=at_once)
+                reporter.sweep(search.fraction, _sentence(search), search.progress(max(1, len(search.active))))
+                self._tidy(search)
+
+        with TrialRuns(self._job.job_id, f"trial/{self._network.name}") as runs:
+            pool = TrialPool(
+                search,
+                runs,
+                parameters=self._parameters,
+                read_result=self._read_result,
+                tags=[
+                    f"{TAG}org:{self._job.org}",
+                    f"{TAG}network:{self._network.name}",
+                    f"{TAG}experiment:{self._record.id}",
+                ],
+                work_queue=self._work_queue,
+            )
+            pool.take_up()
+            delays = conduct(search, pool, is_stopping=reporter.stop_requested, tell=tell)
+            if reporter.stop_requested():
+                self._stop_trials(pool, reporter)
+        tell(at_once=True)
+        if why := search.why_ended():
+            reporter.log(why)
+        if delays.seconds:
+            middle = sorted(delays.seconds)[len(delays.seconds) // 2]
+            reporter.log(f"From a free slot to the next trial: {1000 * middle:.0f} ms in the middle.")
+
+    def _stop_trials(self, pool: TrialPool, reporter: JobReporter) -> None:
+        """Do to the trials what is done to the sweep. When only its worker ends, they go on."""
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(UUID(self._job.job_id)).state
+        if state is None or state.is_running() or state.is_pending():
+            reporter.log("The worker ends; the trials go on, and another worker goes on with the sweep.")
+            return
+        pool.stop(pause=state.is_paused() or state.name == PAUSING)
+
+    # --- trials
+
+    def _parameters(self, trial: Trial) -> dict[str, Any]:
+        request = self._request
+        datasets = request.datasets or self._record.datasets
+        return {
+            "org": self._job.org,
+            "sweep_job_id": self._job.job_id,
+            "number": trial.number,
+            "until_epoch": trial.asked,
+            "max_epochs": trial.horizon,
+            "experiment_id": str(self._record.id),
+            "network": self._network.name,
+            "datasets": datasets.model_dump(mode="json"),
+            "base_experiment_id": str(request.base_experiment_id) if request.base_experiment_id else None,
+            "spec": self._spec_of(trial),
+        }
+
+    def _spec_of(self, trial: Trial) -> dict[str, Any]:
+        """Return the spec that a trial trains."""
+        spec = self._space.apply(trial.params)
+        _set(spec, self._network.epochs_parameter, trial.horizon)
+        if self._network.metric_parameter is not None:
+            _set(spec, self._network.metric_parameter, self._metrics[0].name)
+        return spec
+
+    def _path(self, trial: Trial) -> str:
+        return layout.trial(self._job.org, self._job.job_id, trial.number)
+
+    def _read_result(self, trial: Trial) -> JobResult:
+        return read_result(self._job.storage, self._path(trial))
+
+    # --- the books
+
+    def _tell_changes(self, search: Search, run: Tracking, reporter: JobReporter) -> bool:
+        """Write to the log and to MLflow what has changed since the last time; return whether anything has."""
+        changed = False
+        for trial in search.trials:
+            now = trial.status, trial.done
+            before = self._told.get(trial.number)
+            if before == now:
+                continue
+            self._told[trial.number] = now
+            changed = True
+            if before is None:
+                reporter.log(f"Trial {trial.number}: {_words(trial.params)}.")
+            if trial.values and (before is None or before[1] != trial.done):
+                value, best = trial.values[trial.done][0], search.best
+                mark = ", the best so far" if best is trial else ""
+                name = search.metric.name
+                reporter.log(f"Trial {trial.number}: {name} {value:.5g} after {trial.done} epochs{mark}.")
+                self._measure(search, run)
+            if trial.status == "failure":
+                reporter.log(f"Trial {trial.number} failed: {trial.message}")
+            elif trial.status == "pruned":
+                reporter.log(f"Trial {trial.number} ends. {trial.message}")
+        return changed
+
+    def _measure(self, search: Search, run: Tracking) -> None:
+        """Send to MLflow the best value after so many answers, and the value of each trial under its number."""
+        name, best = search.metric.name, search.best
+        answers = sum(len(trial.values) for trial in search.trials)
+        points = [(t.number, f"trial_{name}", t.values[t.done][0]) for t in search.trials if t.status == "success"]
+        if best is not None:
+            points.append((answers, f"best_{name}", best.values[best.done][0]))
+        for step, what, value in points:
+            if (what, step) not in self._measured:
+                self._measured.add((what, step))
+                run.writer.put(EpochMetrics(epoch=step, max_epoch=0, metrics={what: value}, seconds=0.0))
+
+    def _write_books(self, search: Search, folder: JobFolder) -> None:
+        """Write `controller.json` and the spec of every trial as `recommendation_N.yaml`."""
+        written = []
+        for trial in search.trials:
+            path = folder.work / f"recommendation_{trial.number}.yaml"
+            if not path.exists():
+                path.write_text(yaml.safe_dump(self._spec_of(trial), sort_keys=False), encoding="utf-8")
+                written.append(path)
+        records = [record.model_dump(mode="json") for record in search.records()]
+        self._job.storage.write_json(f"{self._job.path}/{CONTROLLER_FILE}", records)
+        journal = folder.work / STUDY_FILE
+        folder.push([*written, *([journal] if journal.exists() else [])])
+
+    def _tidy(self, search: Search) -> None:
+        """Remove the weights and checkpoints of trials that have ended and are not the best."""
+        if not self._settings.delete_checkpoints:
+            return
+        best = search.best
+        for trial in search.trials:
+            if not trial.has_ended or trial is best or trial.number in self._tidied:
+                continue
+            self._tidied.add(trial.number)
+            path = self._path(trial)
+            for stored in self._job.storage.list_files(path):
+                if stored.path not in _RECORDS:
+                    self._job.storage.remove(f"{path}/{stored.path}")
+
+    # --- the end
+
+    def _conclude(
+        self, search: Search, folder: JobFolder, scratch: Path, run: Tracking, started: datetime, began: float
+    ) -> JobResult:
+        best = search.best
+        if best is None:
+            reasons = {trial.message for trial in search.trials if trial.status == "failure"}
+            raise JobFailed(
+                f"None of {len(search.trials)} trials came to an end. {' '.join(sorted(reasons)[:3])}".strip(),
+                hint="Mend the spec or the ranges, then resume the sweep or start a new one.",
+            )
+        trained = self._read_result(best)
+        artifacts = self._copy_best(best, trained, folder, scratch)
+        pictures = draw(self._study.optuna, search.metric.name, folder.work)
+        show_pictures(self._title, pictures)
+        artifacts += [
+            Artifact(path=path.name, kind=ArtifactKind.FIGURE, title=path.stem.replace("_", " ").capitalize())
+            for path in pictures
+        ]
+        result = JobResult(
+            **trained.model_dump(
+                include={"kpi", "categorical", "confusion", "classes", "parameter_count", "best_epoch", "latest_epoch"}
+            ),
+            artifacts=folder.publish(artifacts),
+            key_metric=search.metric.name,
+            message=_sentence(search),
+            action=Action.TRAIN,
+            network=self._network.name,
+            uri=self._job.storage.address(self._job.path),
+            job_id=self._job.job_id,
+            spec=self._spec_of(best),
+            history=trained.history,
+            mlflow_run_id=run.run_id,
+            dataset_digests=trained.dataset_digests,
+            started_at=started,
+            seconds=round(time.monotonic() - began, 3),
+        )
+        publish_artifacts(self._title, result, folder.work, run.url)
+        log_model(run, result, folder.work, load_implementation(self._network))
+        run.finish(result)
+        return result
+
+    def _copy_best(self, best: Trial, trained: JobResult, folder: JobFolder, scratch: Path) -> list[Artifact]:
+        """Fill `best_model`: weights, reports, its recommendation and the books."""
+        target = folder.work / BEST_MODEL
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        copied = []
+        for artifact in trained.artifacts:
+            if artifact.kind is ArtifactKind.CHECKPOINT:
+                continue
+            name = Path(artifact.path).name
+            source = self._job.storage.local_copy(f"{self._path(best)}/{artifact.path}", scratch / "best")
+            shutil.copyfile(source, target / name)
+            copied.append(artifact.model_copy(update={"path": f"{BEST_MODEL}/{name}"}))
+        recommendation = f"recommendation_{best.number}.yaml"
+        shutil.copyfile(folder.work / recommendation, target / recommendation)
+        books = self._job.storage.read_bytes(f"{self._job.path}/{CONTROLLER_FILE}")
+        (target / CONTROLLER_FILE).write_bytes(books)
+        (folder.work / CONTROLLER_FILE).write_bytes(books)
+        return copied
+
+
+def find_metrics(network: Network, settings: SweepSettings) -> list[Metric]:
+    """Return what a sweep optimises.
+
+    Raises:
+        InvalidInput: the network does not measure it while it trains.
+    """
+    found = []
+    for name in settings.metrics or [KPI]:
+        known = network.key_metric if name == KPI else name
+        if known not in network.training_metrics:
+            raise InvalidInput(
+                f"metric: {network.name} does not measure {name!r} while it trains.",
+                hint=f"It measures {', '.join(network.training_metrics)}.",
+            )
+        found.append(Metric(known, network.training_metrics[known]))
+    return found
+
+
+def _sentence(search: Search) -> str:
+    best = search.best
+    counts: dict[str, int] = {}
+    for trial in search.trials:
+        counts[trial.status] = counts.get(trial.status, 0) + 1
+    told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+    if best is None:
+        return f"{len(search.trials)} trials: {told}." if told else "No trial yet."
+    value = best.values[best.done][0]
+    return (
+        f"{len(search.trials)} trials ({told}); the best is trial {best.number} with "
+        f"{search.metric.name} {value:.5g}: {_words(best.params)}."
+    )
+
+
+def _words(params: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name.rpartition('.')[2]} {value:.4g}" if isinstance(value, float) else f"{name.rpartition('.')[2]} {value}"
+        for name, value in params.items()
+    )
+
+
+def _get(spec: Mapping[str, Any], path: str) -> Any:
+    found: Any = spec
+    for part in path.split("."):
+        found = found[part]
+    return found
+
+
+def _set(spec: dict[str, Any], path: str, value: object) -> None:
+    *parents, last = path.split(".")
+    inner: Any = spec
+    for part in parents:
+        inner = inner[part]
+    inner[last] = value
