@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # No cloud, no hub: what is not installed is not there.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test test-fast test-long fuzz faults check format bench clean
+.PHONY: setup demo demo-sweep test test-fast test-long fuzz faults check format bench clean
 
 setup: $(STAMP)
 
@@ -18,6 +18,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/python examples/demo.py
+
+# Is the best of 12 trials better than the default spec? Some minutes on two cores.
+demo-sweep: setup
+	$(BIN)/python examples/demo_sweep.py
 
 test: setup
 	$(BIN)/pytest
@@ -61,6 +65,9 @@ bench: setup
 	$(BIN)/python benchmarks/idle_memory.py
 	$(BIN)/python benchmarks/request_rates.py
 	$(BIN)/python benchmarks/demo_splits.py
+	$(BIN)/python benchmarks/sweep_overhead.py
+	$(BIN)/python benchmarks/sweep_epochs.py
+	$(BIN)/python benchmarks/sweep_suggestions.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

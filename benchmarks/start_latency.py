@@ -128,35 +128,38 @@ def measure(
     return seconds
 
 
+@contextmanager
+def serving(folder: Path) -> Iterator[dict[str, str]]:
+    """Run a Prefect server with its state in `folder`; give the environment of those who use it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = prefect_environment(folder / "prefect", port) | {"TRAINYARD_WORKER_SCRATCH": str(folder / "scratch")}
+    server = [sys.executable, "-m", "prefect_trainyard.deployments.prefect_server", "--port", str(port)]
+
+    def is_up() -> bool:
+        try:
+            return httpx.get(f"{environment['PREFECT_API_URL']}/health").is_success
+        except httpx.TransportError:
+            return False
+
+    with running(server, environment, folder):
+        until(is_up)
+        yield environment
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args()
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     results: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="trainyard-bench-") as name:
         folder = Path(name)
-        environment = prefect_environment(folder / "prefect", port) | {
-            "TRAINYARD_WORKER_SCRATCH": str(folder / "scratch")
-        }
-        url = environment["PREFECT_API_URL"]
-        server = [sys.executable, "-m", "prefect_trainyard.deployments.prefect_server", "--port", str(port)]
-
-        def is_up() -> bool:
-            try:
-                return httpx.get(f"{url}/health").is_success
-            except httpx.TransportError:
-                return False
-
-        with running(server, environment, folder):
-            until(is_up)
-            with SyncPrefectClient(url) as client:
-                for rival in rivals():
-                    results[rival.name] = measure(rival, client, environment, folder, options.runs)
+        with serving(folder) as environment, SyncPrefectClient(environment["PREFECT_API_URL"]) as client:
+            for rival in rivals():
+                results[rival.name] = measure(rival, client, environment, folder, options.runs)
 
     ours = statistics.median(results["trainyard"])
     table = Table("worker", "median s", "best s", "worst s", "times ours", "at least", title="create run -> first line")

@@ -56,6 +56,9 @@ class YardSettings(BaseSettings):
     mlflow_database_url: str | None = Field(
         default=None, description="Database of MLflow, an SQLAlchemy URL; the default is SQLite in the home."
     )
+    optuna_database_url: str | None = Field(
+        default=None, description="Database of the sweeps' studies, an SQLAlchemy URL; the default is a file in each."
+    )
 
     @field_validator("home")
     @classmethod

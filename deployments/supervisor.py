@@ -19,6 +19,7 @@ import psutil
 
 from ..schemas.errors import Unavailable
 from ..schemas.jobs import COMMAND_POOL_VARIABLE, KEY_FILE_VARIABLE
+from ..schemas.sweeps import STUDIES_VARIABLE
 from .environment import LOOPBACK, mlflow_environment, prefect_environment
 from .home import Home, ProcessRecord, YardState, free_port
 from .settings import YardSettings, catalog_url, storage_url
@@ -117,6 +118,7 @@ class Supervisor:
             "TRAINYARD_STORAGE_URL": storage_url(settings),
             KEY_FILE_VARIABLE: str(home.path / "secrets.key"),
             **({COMMAND_POOL_VARIABLE: settings.command_pool} if settings.command_pool else {}),
+            **({STUDIES_VARIABLE: settings.optuna_database_url} if settings.optuna_database_url else {}),
             # For the facade, too: it looks after the runs of dead workers.
             "TRAINYARD_WORKER_SCRATCH": str(home.path / "work"),
             **(

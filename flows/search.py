@@ -1,17 +1,19 @@
-"""A sweep over somebody's own function: every trial is a task run of the flow that calls `search`."""
+"""A sweep over somebody's own function or task, in the flow that calls `search`."""
 
 from __future__ import annotations
 
 import os
 import queue
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from prefect import Task, task
+from prefect import Task
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 
@@ -42,6 +44,9 @@ class TrialTask:
     """The trial's own, for checkpoints: the same at every rung and after a restart."""
 
 
+Objective = Callable[[TrialTask], Value] | Task[[TrialTask], Value]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
     """What a search has found."""
@@ -53,7 +58,7 @@ class SearchResult:
 
 
 def search(
-    objective: Callable[[TrialTask], Value] | Task[[TrialTask], Value],
+    objective: Objective,
     space: Mapping[str, BaseDistribution],
     *,
     folder: Path,
@@ -61,9 +66,11 @@ def search(
     metrics: Sequence[Metric] = (Metric("value", maximize=True),),
     start: Mapping[str, Any] | None = None,
 ) -> SearchResult:
-    """Search for the parameters with the best objective, inside a flow, trials in parallel on its task runner.
+    """Search for the parameters with the best objective, inside a flow.
 
-    `objective` gets a `TrialTask` and returns the value, or one for each of `metrics`. `space` are Optuna's
+    `objective` gets a `TrialTask` and returns the value, or one for each of `metrics`. A task becomes a task run on the
+    task runner of the flow, any other function is called in a thread: it costs less, and Prefect shows only the
+    leaderboard. `space` are Optuna's
     distributions by name, `start` is the point of the first trial. The study is kept in `folder`: called again after
     whatever ended the process, the search goes on with the trials that it has, and those that were cut off run again.
     `settings.max_concurrent` is the number of CPUs when it is not set.
@@ -78,33 +85,34 @@ def search(
     if len(metrics) > 1:
         wanted = wanted.model_copy(update={"metrics": [metric.name for metric in metrics]})
     folder.mkdir(parents=True, exist_ok=True)
-    work = objective if isinstance(objective, Task) else task(name=_name(objective))(objective)
-    with job_lock(folder):
+    with job_lock(folder), ThreadPoolExecutor(wanted.max_concurrent, "trainyard-trial") as threads:
         study = Study(open_storage(folder / STUDY_FILE), _name(objective), metrics, space)
         found = Search(study, _Given(space, start), wanted, metrics, epochs=1)
-        runner = _Tasks(found, work, folder)
+        runner = _Here(found, objective, folder, threads)
         board = Leaderboard(f"search {_name(objective)}", metrics[0].maximize)
         for trial in found.active:
             runner.start(trial)
         delays = conduct(found, runner, is_stopping=lambda: False, tell=lambda: board.show(found.records))
         records = found.records()
         board.show(lambda: records, at_once=True)
+        board.close()
     if (best := found.best) is None:
         reasons = sorted({trial.message for trial in found.trials})
         raise JobFailed(f"None of {len(found.trials)} trials came to an end. {' '.join(reasons[:3])}".strip())
     return SearchResult(best=records[best.number], trials=records, delays_s=delays.seconds)
 
 
-class _Tasks:
-    """A `sweeps.conduct.Runner` of task runs in this process."""
+class _Here:
+    """A `sweeps.conduct.Runner` in this process: task runs on the flow's task runner, or calls in threads."""
 
-    def __init__(self, found: Search, work: Task[[TrialTask], Value], folder: Path) -> None:
+    def __init__(self, found: Search, objective: Objective, folder: Path, threads: ThreadPoolExecutor) -> None:
         self._search = found
-        self._work = work
+        self._objective = objective
         self._folder = folder
-        self._ended: queue.SimpleQueue[tuple[Trial, PrefectFuture[Any]]] = queue.SimpleQueue()
-        #: Without a reference to it, nobody calls the callback of a future.
-        self._futures: dict[int, PrefectFuture[Any]] = {}
+        self._threads = threads
+        self._ended: queue.SimpleQueue[tuple[Trial, Future[Any] | PrefectFuture[Any]]] = queue.SimpleQueue()
+        #: Without a reference to it, nobody calls the callback of a future of Prefect.
+        self._futures: dict[int, Future[Any] | PrefectFuture[Any]] = {}
 
     def start(self, trial: Trial) -> None:
         folder = self._folder / f"trial_{trial.number}"
@@ -116,12 +124,17 @@ class _Tasks:
             max_epochs=trial.horizon,
             folder=folder,
         )
-        future = self._work.submit(asked)
         trial.status = "running"
+        future: Future[Any] | PrefectFuture[Any]
+        if isinstance(self._objective, Task):
+            future = self._objective.submit(asked)
+        else:
+            # With the context of the flow, so that its loggers and blocks work there.
+            future = self._threads.submit(copy_context().run, self._objective, asked)
         self._futures[trial.number] = future
         future.add_done_callback(partial(self._take, trial))
 
-    def _take(self, trial: Trial, future: PrefectFuture[Any]) -> None:
+    def _take(self, trial: Trial, future: Future[Any] | PrefectFuture[Any]) -> None:
         self._ended.put((trial, future))
 
     def end(self, trial: Trial) -> None:
@@ -139,11 +152,12 @@ class _Tasks:
         del self._futures[trial.number]
         yield self._report(trial, future)
 
-    def _report(self, trial: Trial, future: PrefectFuture[Any]) -> Report:
-        outcome = future.result(raise_on_failure=False)
-        if isinstance(outcome, BaseException):
-            return Report(trial=trial, reason=f"{type(outcome).__name__}: {outcome}")
-        values = [float(outcome)] if isinstance(outcome, int | float) else [float(value) for value in outcome]
+    def _report(self, trial: Trial, future: Future[Any] | PrefectFuture[Any]) -> Report:
+        try:
+            outcome = future.result()
+            values = [float(outcome)] if isinstance(outcome, int | float) else [float(value) for value in outcome]
+        except Exception as error:  # noqa: BLE001 - whatever somebody's function raises is the end of one trial
+            return Report(trial=trial, reason=f"{type(error).__name__}: {error}")
         metrics = self._search.metrics
         if len(values) != len(metrics):
             return Report(trial=trial, reason=f"It returned {len(values)} values for {len(metrics)} metrics.")

@@ -28,7 +28,7 @@ from ..schemas.jobs import TAG, Datasets, ExperimentRecord, JobRequest, Org
 from ..schemas.results import Artifact, ArtifactKind, EpochMetrics, JobResult
 from ..schemas.specs import parse_spec
 from ..schemas.states import PAUSING
-from ..schemas.sweeps import BEST_MODEL, CONTROLLER_FILE, KPI, STUDY_FILE, SweepSettings
+from ..schemas.sweeps import BEST_MODEL, CONTROLLER_FILE, KPI, STUDIES_VARIABLE, STUDY_FILE, SweepSettings
 from ..sweeps.conduct import conduct
 from ..sweeps.search import Search
 from ..sweeps.space import Space, build_space
@@ -44,9 +44,6 @@ from .job import read_experiment, run_name, tag_run
 from .joblog import job_log
 from .trial_pool import TrialPool
 from .trial_runs import TrialRuns
-
-#: Environment variable with the database of the studies, an SQLAlchemy URL; without one each sweep has a journal.
-STUDIES_VARIABLE = "TRAINYARD_OPTUNA_URL"
 
 #: Seconds between two versions of `controller.json` while trials come and go.
 _WRITE_S = 1.0
@@ -195,12 +192,17 @@ class _Sweep:
                 reporter.sweep(search.fraction, _sentence(search), search.progress(max(1, len(search.active))))
                 self._tidy(search)
 
+        def keep() -> None:
+            folder.push([folder.work / STUDY_FILE])
+            folder.finish()
+
         with TrialRuns(self._job.job_id, f"trial/{self._network.name}") as runs:
             pool = TrialPool(
                 search,
                 runs,
                 parameters=self._parameters,
                 read_result=self._read_result,
+                keep=keep,
                 tags=[
                     f"{TAG}org:{self._job.org}",
                     f"{TAG}network:{self._network.name}",
@@ -213,6 +215,7 @@ class _Sweep:
             if reporter.stop_requested():
                 self._stop_trials(pool, reporter)
         tell(at_once=True)
+        leaderboard.close()
         if why := search.why_ended():
             reporter.log(why)
         if delays.seconds:
@@ -308,8 +311,7 @@ class _Sweep:
                 written.append(path)
         records = [record.model_dump(mode="json") for record in search.records()]
         self._job.storage.write_json(f"{self._job.path}/{CONTROLLER_FILE}", records)
-        journal = folder.work / STUDY_FILE
-        folder.push([*written, *([journal] if journal.exists() else [])])
+        folder.push([*written, folder.work / STUDY_FILE])
 
     def _tidy(self, search: Search) -> None:
         """Remove the weights and checkpoints of trials that have ended and are not the best."""

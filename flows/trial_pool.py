@@ -31,7 +31,11 @@ _READABLE = _STOPPED | {StateType.COMPLETED}
 
 
 class TrialPool:
-    """A `sweeps.conduct.Runner`. `parameters` gives those of a trial's flow run, `read_result` its record."""
+    """A `sweeps.conduct.Runner`.
+
+    `parameters` gives those of a trial's flow run, `read_result` its record. `keep` brings the study to where the next
+    attempt finds it: before a run is made, the trial must be known there.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class TrialPool:
         *,
         parameters: Callable[[Trial], dict[str, Any]],
         read_result: Callable[[Trial], JobResult],
+        keep: Callable[[], None],
         tags: Sequence[str],
         work_queue: str | None,
     ) -> None:
@@ -47,6 +52,7 @@ class TrialPool:
         self._runs = runs
         self._parameters = parameters
         self._read_result = read_result
+        self._keep = keep
         self._tags = tags
         self._work_queue = work_queue
         #: The trial of each run that is under way, and when it was put into the queue: older news are old.
@@ -74,6 +80,7 @@ class TrialPool:
     # --- what the loop wants
 
     def start(self, trial: Trial) -> None:
+        self._keep()
         if trial.run_id is not None:
             run_id = UUID(trial.run_id)
             self._trials[run_id] = trial
@@ -143,6 +150,9 @@ class TrialPool:
 
     def stop(self, *, pause: bool) -> None:
         """Suspend or cancel all trials that are under way; cancelling ends those between two rungs as well."""
-        for trial in self._search.trials:
-            if trial.run_id is not None and (trial.is_active or (trial.status == "paused" and not pause)):
-                self._runs.stop(UUID(trial.run_id), pause=pause)
+        ids = [
+            UUID(trial.run_id)
+            for trial in self._search.trials
+            if trial.run_id is not None and (trial.is_active or (trial.status == "paused" and not pause))
+        ]
+        self._runs.stop(ids, pause=pause)

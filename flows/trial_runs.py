@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -37,8 +38,8 @@ PATIENCE_S = 600.0
 #: Seconds between two looks at all trials that run: events get lost.
 LOOK_S = 2.0
 
-#: Seconds between two tries to get an event stream.
-_RETRY_S = 1.0
+#: Seconds between two tries to get an event stream, and at most for its end.
+_RETRY_S, _END_S = 1.0, 5.0
 
 _PAGE = 200
 _RUN = "prefect.flow-run."
@@ -73,8 +74,9 @@ class TrialRuns:
         self._deployment_id: UUID | None = None
         self._client: SyncPrefectClient = get_client(sync_client=True)
         self._news: queue.SimpleQueue[Seen | None] = queue.SimpleQueue()
-        self._stream = threading.Thread(target=self._follow, name="trainyard-trials", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        follow = partial(copy_context().run, asyncio.run, self._listen())
+        self._stream = threading.Thread(target=follow, name="trainyard-trials", daemon=True)
+        self._ended = threading.Event()
         self._looked_at = datetime.min.replace(tzinfo=UTC)
 
     def __enter__(self) -> TrialRuns:
@@ -83,8 +85,8 @@ class TrialRuns:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._ended.set()
+        self._stream.join(_END_S)
         self._client.__exit__(*error)
 
     # --- starting and stopping
@@ -123,10 +125,20 @@ class TrialRuns:
         """End a suspended run for good, as no failure."""
         self._set(run_id, State(type=StateType.COMPLETED, name=name, message=message), force=True)
 
-    def stop(self, run_id: UUID, *, pause: bool) -> None:
-        """Cancel a run, or suspend it: its worker lets it save a checkpoint."""
-        name = PAUSING if pause else "Cancelling"
-        self._set(run_id, State(type=StateType.CANCELLING, name=name, message="Its sweep was stopped."))
+    def stop(self, run_ids: Sequence[UUID], *, pause: bool) -> None:
+        """Cancel runs, or suspend them: a worker lets those that it trains save a checkpoint."""
+        message = "Its sweep was stopped."
+        for seen in self.look(run_ids).values():
+            state: State[Any]
+            if seen.type in (StateType.PENDING, StateType.RUNNING):
+                name = PAUSING if pause else "Cancelling"
+                self._set(seen.run_id, State(type=StateType.CANCELLING, name=name, message=message))
+            elif pause and seen.type is StateType.SCHEDULED:
+                details = StateDetails(pause_reschedule=True)
+                state = State(type=StateType.PAUSED, name="Suspended", message=message, state_details=details)
+                self._set(seen.run_id, state, force=True)
+            elif not pause and seen.type in (StateType.SCHEDULED, StateType.PAUSED):
+                self._set(seen.run_id, State(type=StateType.CANCELLED, message=message), force=True)
 
     def _set(self, run_id: UUID, state: State[Any], force: bool = False) -> State[Any] | None:
         """Set a state and return the one that the run has then; None when the run is gone."""
@@ -174,12 +186,13 @@ class TrialRuns:
             self._looked_at = datetime.now(UTC)
         return found
 
-    def _follow(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._loop.create_task(self._listen())
-        self._loop.run_forever()
-
     async def _listen(self) -> None:
+        following = asyncio.create_task(self._follow())
+        await asyncio.to_thread(self._ended.wait)
+        following.cancel()
+        await asyncio.wait([following])
+
+    async def _follow(self) -> None:
         wanted = EventFilter(
             event=EventNameFilter(prefix=[_RUN]),
             any_resource=EventAnyResourceFilter(id=[f"prefect.tag.{SWEEP_TAG}:{self._sweep}"]),

@@ -22,6 +22,9 @@ SWEEP_TAG = "trainyard.sweep"
 #: Names in the folder of a sweep.
 CONTROLLER_FILE, BEST_MODEL, STUDY_FILE = "controller.json", "best_model", "study.journal"
 
+#: Environment variable with the database of the studies, an SQLAlchemy URL; without one each sweep has a journal.
+STUDIES_VARIABLE = "TRAINYARD_OPTUNA_DATABASE_URL"
+
 TrialStatus = Literal["pending", "running", "paused", "success", "failure", "pruned"]
 
 Count = Annotated[int, Field(ge=1, le=100_000)]

@@ -15,8 +15,9 @@ from .trials import Trial
 #: How long the loop waits for news before it looks whether it is to stop.
 WAIT_S = 0.5
 
-#: Trials that stand in the queue for the next free slot, when nobody has said how many may run at once.
-AHEAD = 1
+#: When nobody has said how many trials may run at once, one stands in the queue for the next free slot, and another one
+#: for each so many that run: several may end in the same moment.
+AHEAD_SHARE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,8 @@ def _has_room(search: Search, runner: Runner) -> bool:
     settings: SweepSettings = search.settings
     if settings.max_concurrent is not None:
         return len(search.active) < settings.max_concurrent
-    return runner.waiting < AHEAD
+    running = len(search.active) - runner.waiting
+    return runner.waiting < 1 + running // AHEAD_SHARE
 
 
 def _take(search: Search, report: Report) -> None:

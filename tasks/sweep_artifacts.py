@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import math
+import queue
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -37,32 +40,51 @@ _PICTURED = 1000
 
 
 class Leaderboard:
-    """A table of the best trials in the Prefect UI, brought up to date while the sweep runs."""
+    """A table of the best trials in the Prefect UI, brought up to date while the sweep runs.
+
+    From a thread: the next trial never waits for a table.
+    """
 
     def __init__(self, title: str, maximize: bool) -> None:
         self._key = slugify(f"{title} leaderboard")
         self._maximize = maximize
         self._id: UUID | None = None
         self._next = 0.0
-        self._is_shown = FlowRunContext.get() is not None
+        self._rows: queue.SimpleQueue[list[dict[str, Any]] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        if FlowRunContext.get() is not None:
+            work = copy_context().run
+            self._thread = threading.Thread(
+                target=work, args=(self._send_all,), name="trainyard-leaderboard", daemon=True
+            )
+            self._thread.start()
 
     def show(self, read: Callable[[], Sequence[TrialRecord]], *, at_once: bool = False) -> None:
-        """Show the trials, unless the last time was just now."""
+        """Show the trials soon, unless the last time was just now."""
         now = time.monotonic()
-        if not self._is_shown or (now < self._next and not at_once):
+        if self._thread is None or (now < self._next and not at_once):
             return
         self._next = now + INTERVAL_S
-        rows = leaderboard(read(), self._maximize)
-        try:
-            if self._id is None:
-                made = create_table_artifact(rows, key=self._key, description="Trials of the sweep, the best first")
-                assert isinstance(made, UUID)  # a coroutine only where an event loop runs
-                self._id = made
-            else:
-                with get_client(sync_client=True) as client:
-                    client.update_artifact(self._id, ArtifactUpdate(data=json.dumps(rows)))
-        except Exception as error:  # noqa: BLE001 - a table must never stop a sweep
-            logger.warning("The leaderboard was not shown: %s", error)
+        self._rows.put(leaderboard(read(), self._maximize))
+
+    def close(self) -> None:
+        """Send what is left; a server that is away does not hold up the sweep."""
+        if self._thread is not None:
+            self._rows.put(None)
+            self._thread.join(timeout=10)
+
+    def _send_all(self) -> None:
+        while (rows := self._rows.get()) is not None:
+            try:
+                if self._id is None:
+                    made = create_table_artifact(rows, key=self._key, description="Trials of the sweep, the best first")
+                    assert isinstance(made, UUID)  # a coroutine only where an event loop runs
+                    self._id = made
+                else:
+                    with get_client(sync_client=True) as client:
+                        client.update_artifact(self._id, ArtifactUpdate(data=json.dumps(rows)))
+            except Exception as error:  # noqa: BLE001 - a table must never stop a sweep
+                logger.warning("The leaderboard was not shown: %s", error)
 
 
 def leaderboard(trials: Sequence[TrialRecord], maximize: bool) -> list[dict[str, Any]]:

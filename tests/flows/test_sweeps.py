@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +37,7 @@ class Bench:
 
     yard: Yard
     experiment: str
+    eval_set: str
     prefect: httpx.Client
 
     def start(self, settings: dict[str, Any], epochs: int = 1, **spec: Any) -> Sweep:
@@ -114,7 +118,7 @@ def bench(yard: Yard, digits: Path) -> Iterator[Bench]:
             f"experiments/{experiment}", json={"train_datasets": [train_set], "eval_dataset": eval_set}
         )
         assert patched.status_code == 200
-        yield Bench(yard, experiment, prefect)
+        yield Bench(yard, experiment, eval_set, prefect)
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +220,82 @@ def test_killed_at_every_trial_and_every_rung_it_goes_on_with_the_same_trials(be
     assert runs == {f"trainyard.trial:{number}": 1 for number in range(9)}
     assert [trial["specs"] for trial in trials] == expected_points(wanted, len(trials), tmp_path)
     assert {run["state"]["name"] for run in sweep.trial_runs()} == {"Completed", "Pruned"}
+
+
+@pytest.mark.parametrize("verb", ["pause", "cancel"])
+def test_stopped_and_resumed_it_goes_on_with_the_same_trials(verb: str, bench: Bench) -> None:
+    sweep = bench.start({"algorithm": "asha", "max_trials": 4, "max_epochs": 8, "reduction": 2, "seed": 2}, epochs=8)
+    # One trial has ended its first rung, others train or wait.
+    poll(lambda: sweep.log.count("accuracy_top-1 0.") >= 2, "two answers", 120)
+    with bench.yard.client() as client:
+        job = f"experiments/{bench.experiment}/jobs/{sweep.id}"
+        if verb == "pause":
+            assert client.post(f"{job}:pause").is_success
+        else:  # as a person in the Prefect UI does
+            cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+            assert bench.prefect.post(f"flow_runs/{sweep.id}/set_state", json=cancelling).is_success
+        state = {"pause": "PAUSED", "cancel": "CANCELLED"}[verb]
+        poll(lambda: sweep.run()["state_type"] == state, f"{state}; {sweep.log}", 60)
+        live = {"SCHEDULED", "PENDING", "RUNNING", "CANCELLING"}
+        poll(lambda: not live & {run["state_type"] for run in sweep.trial_runs()}, "the stop of all trials", 60)
+        before = {trial["id"]: trial["specs"] for trial in sweep.trials()}
+        assert client.post(f"{job}:resume", json={}).is_success
+    after = sweep.done()
+    assert {trial["id"]: trial["specs"] for trial in after if trial["id"] in before} == before
+    assert len(after) == 4 and {trial["status"] for trial in after} <= {"success", "pruned"}
+    for trial in after:
+        assert sweep.epochs_trained(trial["id"]) == list(range(1, trial["epochs"] + 1)), "no epoch twice, none left out"
+    assert len(sweep.trial_runs()) == 4
+
+
+def test_a_trial_that_loses_its_process_goes_on(bench: Bench) -> None:
+    ranges = {"train.train_config.optimizer.lr": {"low": 1e-3, "high": 2e-3}}
+    sweep = bench.start({"algorithm": "random", "max_trials": 2, "ranges": ranges}, epochs=6)
+
+    def first() -> dict[str, Any] | None:
+        log = sweep.folder / "experiment_0/log.txt"
+        if not log.exists() or "epoch 2/6" not in log.read_text():
+            return None
+        return next((run for run in sweep.trial_runs() if "trainyard.trial:0" in run["tags"]), None)
+
+    victim = poll(first, "two epochs of the first trial", 120)
+    os.kill(int(victim["infrastructure_pid"]), signal.SIGKILL)
+    assert {trial["status"] for trial in sweep.done()} == {"success"}
+    assert sweep.epochs_trained(0)[-1] == 6 and len(sweep.trial_runs()) == 2
+
+
+def test_a_sweep_of_which_no_trial_can_train_is_an_error_with_the_reason(bench: Bench, tmp_path: Path) -> None:
+    data = bench.yard.home / "storage/acme/datasets" / bench.eval_set
+    data.rename(tmp_path / "away")
+    try:
+        sweep = bench.start({"algorithm": "random", "max_trials": 2})
+        assert sweep.wait()["state_type"] == "FAILED", sweep.log
+    finally:
+        (tmp_path / "away").rename(data)
+    assert {trial["status"] for trial in sweep.trials()} == {"failure"}
+    assert "None of 2 trials came to an end" in sweep.log and sweep.log.endswith("Error EOF\n")
+    assert all(trial["message"] for trial in sweep.trials())
+
+
+def test_optuna_dashboard_opens_the_study(finished: Sweep, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [Path(sys.executable).with_name("optuna-dashboard"), finished.folder / "study.journal", "--port", port]
+    server = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+
+        def studies() -> list[dict[str, Any]] | None:
+            try:
+                return list(httpx.get(f"http://127.0.0.1:{port}/api/studies").json()["study_summaries"])
+            except httpx.TransportError:
+                return None
+
+        (study,) = poll(studies, "the dashboard", 60)
+        assert study["study_name"] == finished.id
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 def expected_points(wanted: dict[str, Any], count: int, folder: Path) -> list[dict[str, Any]]:

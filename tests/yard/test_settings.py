@@ -64,6 +64,7 @@ def test_the_list_of_settings_is_a_promise() -> None:
         "catalog_url",
         "prefect_database_url",
         "mlflow_database_url",
+        "optuna_database_url",
     }
     for name, field in YardSettings.model_fields.items():
         assert field.description and field.description.endswith("."), name
