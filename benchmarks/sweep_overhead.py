@@ -140,6 +140,7 @@ def as_flow_runs(width: int, rounds: int, seconds: float, folder: Path) -> Figur
             keep=lambda: None,
             tags=[],
             work_queue=None,
+            job_variables={},
         )
         began = time.perf_counter()
         delays = conduct(found, pool, is_stopping=lambda: False, tell=lambda: None)

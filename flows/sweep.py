@@ -7,7 +7,6 @@ moment, the next attempt reads the study, looks what has become of the trials, a
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import yaml
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
 from ..blocks import layout, load_storage
@@ -25,10 +24,10 @@ from ..networks.registry import Network, get_network, load_implementation
 from ..schemas.actions import Action
 from ..schemas.errors import ActionNotAllowed, InvalidInput, JobFailed, NotFound
 from ..schemas.jobs import TAG, Datasets, ExperimentRecord, JobRequest, Org
-from ..schemas.results import Artifact, ArtifactKind, EpochMetrics, JobResult
+from ..schemas.results import Artifact, ArtifactKind, JobResult
 from ..schemas.specs import parse_spec
 from ..schemas.states import PAUSING
-from ..schemas.sweeps import BEST_MODEL, CONTROLLER_FILE, KPI, STUDIES_VARIABLE, STUDY_FILE, SweepSettings
+from ..schemas.sweeps import KPI, STUDIES_VARIABLE, STUDY_FILE, SweepSettings
 from ..sweeps.conduct import conduct
 from ..sweeps.search import Search
 from ..sweeps.space import Space, build_space
@@ -37,19 +36,17 @@ from ..sweeps.trials import Metric, Trial
 from ..tasks.artifacts import publish_artifacts
 from ..tasks.context import STORAGE_PATIENCE_S, JobContext, JobFolder, job_folder, read_result, running_as
 from ..tasks.reporter import STATUS_FILE, JobReporter
-from ..tasks.sweep_artifacts import Leaderboard, draw, show_pictures
+from ..tasks.sweep_artifacts import draw, show_pictures
 from ..tasks.tracking import Tracking, log_model, tracking
 from .download import build_download
 from .job import read_experiment, run_name, tag_run
 from .joblog import job_log
+from .sweep_books import Books, sentence
 from .trial_pool import TrialPool
 from .trial_runs import TrialRuns
 
-#: Seconds between two versions of `controller.json` while trials come and go.
-_WRITE_S = 1.0
-
-#: Files of a trial that are small and say how it went.
-_RECORDS = frozenset({"result.json", "status.json", "mlflow_run.json", "log.txt", "log.1.txt"})
+#: Job variables of a sweep that are for its trials.
+_OF_TRIALS = frozenset({"gpus_up_to", "gpu_type", "memory_mb", "disk_mb"})
 
 
 @flow(name="sweep", flow_run_name=run_name, log_prints=True, persist_result=False)
@@ -92,7 +89,7 @@ def sweep(
             request = JobRequest.model_validate({**request.model_dump(), **changes})
         job = JobContext(org=org, job_id=job_id, experiment=f"{org}/{record.id}", storage=storage)
         with running_as(job):
-            result = _Sweep(job, request, record, wanted, run.flow_run.work_queue_name).run()
+            result = _Sweep(job, request, record, wanted, run.flow_run).run()
         build_download(job)
     return result
 
@@ -104,10 +101,10 @@ class _Sweep:
         request: JobRequest,
         record: ExperimentRecord,
         settings: SweepSettings,
-        work_queue: str | None,
+        flow_run: FlowRun,
     ) -> None:
         self._job = job
-        self._work_queue = work_queue
+        self._flow_run = flow_run
         self._request = request
         self._record = record
         self._settings = settings
@@ -123,10 +120,6 @@ class _Sweep:
                 hint="PATCH the experiment with eval_dataset.",
             )
         self._title = f"sweep {self._network.name}"
-        self._written_at = 0.0
-        self._tidied: set[int] = set()
-        self._told: dict[int, tuple[str, int]] = {}
-        self._measured: set[tuple[str, int]] = set()
 
     def run(self) -> JobResult:
         """Search, and return the record of the sweep: that of its best trial.
@@ -149,9 +142,10 @@ class _Sweep:
                 )
                 with reporter.stop.installed():
                     search = self._open(folder, scratch, reporter)
-                    self._conduct(search, folder, run, reporter)
+                    books = Books(self._job, search, self._settings, self._spec_of, folder, run, reporter, self._title)
+                    self._conduct(search, books, folder, reporter)
                     reporter.allow_interruption()
-                result = self._conclude(search, folder, scratch, run, started, began)
+                result = self._conclude(search, books, folder, scratch, run, started, began)
             finally:
                 reporter.close()
             folder.push([folder.work / STATUS_FILE])
@@ -173,25 +167,12 @@ class _Sweep:
             reporter.log(f"Learned from {added} trials of the sweep {source}.")
         epochs = int(_get(self._spec, self._network.epochs_parameter))
         search = Search(self._study, self._space, self._settings, self._metrics, epochs)
-        self._told = {trial.number: (trial.status, trial.done) for trial in search.trials}
         varied = ", ".join(self._space.distributions)
         before = f" {len(search.trials)} trials are there already." if search.trials else ""
         reporter.log(f"{self._settings.algorithm} searches {varied} for the best {search.metric.name}.{before}")
         return search
 
-    def _conduct(self, search: Search, folder: JobFolder, run: Tracking, reporter: JobReporter) -> None:
-        leaderboard = Leaderboard(self._title, search.metric.maximize)
-
-        def tell(at_once: bool = False) -> None:
-            changed = self._tell_changes(search, run, reporter)
-            now = time.monotonic()
-            if (changed and now - self._written_at >= _WRITE_S) or at_once:
-                self._written_at = now
-                self._write_books(search, folder)
-                leaderboard.show(search.records, at_once=at_once)
-                reporter.sweep(search.fraction, _sentence(search), search.progress(max(1, len(search.active))))
-                self._tidy(search)
-
+    def _conduct(self, search: Search, books: Books, folder: JobFolder, reporter: JobReporter) -> None:
         def keep() -> None:
             folder.push([folder.work / STUDY_FILE])
             folder.finish()
@@ -208,14 +189,16 @@ class _Sweep:
                     f"{TAG}network:{self._network.name}",
                     f"{TAG}experiment:{self._record.id}",
                 ],
-                work_queue=self._work_queue,
+                work_queue=self._flow_run.work_queue_name,
+                # What the sweep itself does not need, its trials do.
+                job_variables={k: v for k, v in (self._flow_run.job_variables or {}).items() if k in _OF_TRIALS},
             )
             pool.take_up()
-            delays = conduct(search, pool, is_stopping=reporter.stop_requested, tell=tell)
+            delays = conduct(search, pool, is_stopping=reporter.stop_requested, tell=books.tell)
             if reporter.stop_requested():
                 self._stop_trials(pool, reporter)
-        tell(at_once=True)
-        leaderboard.close()
+        books.tell(at_once=True)
+        books.close()
         if why := search.why_ended():
             reporter.log(why)
         if delays.seconds:
@@ -263,74 +246,17 @@ class _Sweep:
     def _read_result(self, trial: Trial) -> JobResult:
         return read_result(self._job.storage, self._path(trial))
 
-    # --- the books
-
-    def _tell_changes(self, search: Search, run: Tracking, reporter: JobReporter) -> bool:
-        """Write to the log and to MLflow what has changed since the last time; return whether anything has."""
-        changed = False
-        for trial in search.trials:
-            now = trial.status, trial.done
-            before = self._told.get(trial.number)
-            if before == now:
-                continue
-            self._told[trial.number] = now
-            changed = True
-            if before is None:
-                reporter.log(f"Trial {trial.number}: {_words(trial.params)}.")
-            if trial.values and (before is None or before[1] != trial.done):
-                value, best = trial.values[trial.done][0], search.best
-                mark = ", the best so far" if best is trial else ""
-                name = search.metric.name
-                reporter.log(f"Trial {trial.number}: {name} {value:.5g} after {trial.done} epochs{mark}.")
-                self._measure(search, run)
-            if trial.status == "failure":
-                reporter.log(f"Trial {trial.number} failed: {trial.message}")
-            elif trial.status == "pruned":
-                reporter.log(f"Trial {trial.number} ends. {trial.message}")
-        return changed
-
-    def _measure(self, search: Search, run: Tracking) -> None:
-        """Send to MLflow the best value after so many answers, and the value of each trial under its number."""
-        name, best = search.metric.name, search.best
-        answers = sum(len(trial.values) for trial in search.trials)
-        points = [(t.number, f"trial_{name}", t.values[t.done][0]) for t in search.trials if t.status == "success"]
-        if best is not None:
-            points.append((answers, f"best_{name}", best.values[best.done][0]))
-        for step, what, value in points:
-            if (what, step) not in self._measured:
-                self._measured.add((what, step))
-                run.writer.put(EpochMetrics(epoch=step, max_epoch=0, metrics={what: value}, seconds=0.0))
-
-    def _write_books(self, search: Search, folder: JobFolder) -> None:
-        """Write `controller.json` and the spec of every trial as `recommendation_N.yaml`."""
-        written = []
-        for trial in search.trials:
-            path = folder.work / f"recommendation_{trial.number}.yaml"
-            if not path.exists():
-                path.write_text(yaml.safe_dump(self._spec_of(trial), sort_keys=False), encoding="utf-8")
-                written.append(path)
-        records = [record.model_dump(mode="json") for record in search.records()]
-        self._job.storage.write_json(f"{self._job.path}/{CONTROLLER_FILE}", records)
-        folder.push([*written, folder.work / STUDY_FILE])
-
-    def _tidy(self, search: Search) -> None:
-        """Remove the weights and checkpoints of trials that have ended and are not the best."""
-        if not self._settings.delete_checkpoints:
-            return
-        best = search.best
-        for trial in search.trials:
-            if not trial.has_ended or trial is best or trial.number in self._tidied:
-                continue
-            self._tidied.add(trial.number)
-            path = self._path(trial)
-            for stored in self._job.storage.list_files(path):
-                if stored.path not in _RECORDS:
-                    self._job.storage.remove(f"{path}/{stored.path}")
-
     # --- the end
 
     def _conclude(
-        self, search: Search, folder: JobFolder, scratch: Path, run: Tracking, started: datetime, began: float
+        self,
+        search: Search,
+        books: Books,
+        folder: JobFolder,
+        scratch: Path,
+        run: Tracking,
+        started: datetime,
+        began: float,
     ) -> JobResult:
         best = search.best
         if best is None:
@@ -340,7 +266,7 @@ class _Sweep:
                 hint="Mend the spec or the ranges, then resume the sweep or start a new one.",
             )
         trained = self._read_result(best)
-        artifacts = self._copy_best(best, trained, folder, scratch)
+        artifacts = books.copy_best(best, trained, scratch)
         pictures = draw(self._study.optuna, search.metric.name, folder.work)
         show_pictures(self._title, pictures)
         artifacts += [
@@ -353,7 +279,7 @@ class _Sweep:
             ),
             artifacts=folder.publish(artifacts),
             key_metric=search.metric.name,
-            message=_sentence(search),
+            message=sentence(search),
             action=Action.TRAIN,
             network=self._network.name,
             uri=self._job.storage.address(self._job.path),
@@ -369,26 +295,6 @@ class _Sweep:
         log_model(run, result, folder.work, load_implementation(self._network))
         run.finish(result)
         return result
-
-    def _copy_best(self, best: Trial, trained: JobResult, folder: JobFolder, scratch: Path) -> list[Artifact]:
-        """Fill `best_model`: weights, reports, its recommendation and the books."""
-        target = folder.work / BEST_MODEL
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
-        copied = []
-        for artifact in trained.artifacts:
-            if artifact.kind is ArtifactKind.CHECKPOINT:
-                continue
-            name = Path(artifact.path).name
-            source = self._job.storage.local_copy(f"{self._path(best)}/{artifact.path}", scratch / "best")
-            shutil.copyfile(source, target / name)
-            copied.append(artifact.model_copy(update={"path": f"{BEST_MODEL}/{name}"}))
-        recommendation = f"recommendation_{best.number}.yaml"
-        shutil.copyfile(folder.work / recommendation, target / recommendation)
-        books = self._job.storage.read_bytes(f"{self._job.path}/{CONTROLLER_FILE}")
-        (target / CONTROLLER_FILE).write_bytes(books)
-        (folder.work / CONTROLLER_FILE).write_bytes(books)
-        return copied
 
 
 def find_metrics(network: Network, settings: SweepSettings) -> list[Metric]:
@@ -407,28 +313,6 @@ def find_metrics(network: Network, settings: SweepSettings) -> list[Metric]:
             )
         found.append(Metric(known, network.training_metrics[known]))
     return found
-
-
-def _sentence(search: Search) -> str:
-    best = search.best
-    counts: dict[str, int] = {}
-    for trial in search.trials:
-        counts[trial.status] = counts.get(trial.status, 0) + 1
-    told = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
-    if best is None:
-        return f"{len(search.trials)} trials: {told}." if told else "No trial yet."
-    value = best.values[best.done][0]
-    return (
-        f"{len(search.trials)} trials ({told}); the best is trial {best.number} with "
-        f"{search.metric.name} {value:.5g}: {_words(best.params)}."
-    )
-
-
-def _words(params: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name.rpartition('.')[2]} {value:.4g}" if isinstance(value, float) else f"{name.rpartition('.')[2]} {value}"
-        for name, value in params.items()
-    )
 
 
 def _get(spec: Mapping[str, Any], path: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -47,6 +47,7 @@ class TrialPool:
         keep: Callable[[], None],
         tags: Sequence[str],
         work_queue: str | None,
+        job_variables: Mapping[str, Any],
     ) -> None:
         self._search = search
         self._runs = runs
@@ -55,6 +56,7 @@ class TrialPool:
         self._keep = keep
         self._tags = tags
         self._work_queue = work_queue
+        self._job_variables = job_variables
         #: The trial of each run that is under way, and when it was put into the queue: older news are old.
         self._trials: dict[UUID, Trial] = {}
         self._since: dict[UUID, datetime] = {}
@@ -86,7 +88,13 @@ class TrialPool:
             self._trials[run_id] = trial
             self._go_on(trial, run_id)
             return
-        seen = self._runs.create(trial.number, self._parameters(trial), tags=self._tags, work_queue=self._work_queue)
+        seen = self._runs.create(
+            trial.number,
+            self._parameters(trial),
+            tags=self._tags,
+            work_queue=self._work_queue,
+            job_variables=self._job_variables,
+        )
         self._trials[seen.run_id], self._since[seen.run_id] = trial, _LONG_AGO
         self._search.started(trial, str(seen.run_id))
 

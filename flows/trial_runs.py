@@ -92,7 +92,13 @@ class TrialRuns:
     # --- starting and stopping
 
     def create(
-        self, number: int, parameters: Mapping[str, Any], *, tags: Sequence[str], work_queue: str | None
+        self,
+        number: int,
+        parameters: Mapping[str, Any],
+        *,
+        tags: Sequence[str],
+        work_queue: str | None,
+        job_variables: Mapping[str, Any],
     ) -> Seen:
         """Create the flow run of a trial, or find the one that an earlier attempt made."""
         run = _ask(
@@ -104,6 +110,7 @@ class TrialRuns:
                 # One trial, one run, whatever happens to the answer or to this process.
                 idempotency_key=f"{self._sweep}-{number}",
                 work_queue_name=work_queue,
+                job_variables=dict(job_variables),
                 labels={SWEEP_TAG: self._sweep, f"{TAG}trial": number},
             )
         )

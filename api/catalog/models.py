@@ -208,19 +208,24 @@ class Job(Base):
     eta_s: Mapped[float | None] = mapped_column(Float)
     progress_at: Mapped[datetime | None]
     history: Mapped[list[Any]]
+    sweep: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """The last `schemas.sweeps.SweepProgress` of a sweep, empty until there is one; None for any other job."""
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     tar_size_bytes: Mapped[int | None] = mapped_column(BigInteger)
     tar_sha256: Mapped[str | None] = mapped_column(String(64))
     size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     """Bytes of the folder, the log and the tar of the job, as of its last stop."""
     attempts: Mapped[list[Any]] = mapped_column(JSON, default=list)
-    """Executions so far: `schemas.attempts.Attempt` with `seconds`, `ended_as` and `cost` added."""
+    """Executions so far: `schemas.attempts.Attempt` with `seconds`, `ended_as` and `cost` added.
+
+    Those of the trials of a sweep say which with `trial`, a flow run id; see `services.accounts.usage`.
+    """
     run_seconds: Mapped[float] = mapped_column(Float, default=0.0)
     cpu_seconds: Mapped[float] = mapped_column(Float, default=0.0)
     gpu_seconds: Mapped[float] = mapped_column(Float, default=0.0)
     cost: Mapped[float] = mapped_column(Float, default=0.0)
     unaccounted: Mapped[bool] = mapped_column(Boolean, default=False, index=True)
-    """The job was with a worker since its attempts and size were written here the last time."""
+    """The job was with a worker since its attempts and size were written here the last time, or has left trials."""
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     updated_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ...schemas.results import JobResult
+from ...schemas.sweeps import SweepProgress
 from ..services.jobs.reasons import JobView
 
 #: `detailed_status.status` by the status of the job.
@@ -52,25 +53,43 @@ def result_out(view: JobView, status: str) -> dict[str, Any]:
         out["eta"] = _duration(job.eta_s)
     if job.result is not None:
         out |= _kpi_out(JobResult.model_validate(job.result))
+    if job.sweep:
+        progress = SweepProgress.model_validate(job.sweep)
+        out["stats"] = [*_sweep_stats(progress), *out.get("stats", [])]
+        if progress.best is not None:
+            out["automl_result"] = [{"metric": f"best_{progress.metric}"[:100], "value": number_out(progress.best)}]
     return out
+
+
+def _sweep_stats(progress: SweepProgress) -> list[dict[str, str]]:
+    """Return how far a search is, in the words that the documents have for it; what is not known yet is left out."""
+    each, eta = progress.seconds_per_epoch, progress.eta_s
+    stats = {
+        "Estimated time for automl completion": _duration(eta) if eta is not None else None,
+        "Current experiment number": progress.current_trial,
+        "Number of epochs yet to start": progress.epochs_left,
+        "Time per epoch in seconds": f"{each:.2f}" if each is not None else None,
+        **{f"Number of {status} experiments": count for status, count in progress.trials.items()},
+    }
+    return [{"metric": name, "value": str(value)} for name, value in stats.items() if value is not None]
 
 
 def _kpi_out(result: JobResult) -> dict[str, Any]:
     epoch = str(result.best_epoch or result.latest_epoch or 1)
     out: dict[str, Any] = {
-        "kpi": [{"metric": name[:100], "values": {epoch: _number(value)}} for name, value in result.kpi.items()],
+        "kpi": [{"metric": name[:100], "values": {epoch: number_out(value)}} for name, value in result.kpi.items()],
         "categorical": [
             {
                 "metric": metric[:100],
                 "category_wise_values": [
-                    {"category": name[:500], "value": _number(value)} for name, value in by_class.items()
+                    {"category": name[:500], "value": number_out(value)} for name, value in by_class.items()
                 ],
             }
             for metric, by_class in result.categorical.items()
         ],
     }
     if result.key_metric is not None and result.key_metric in result.kpi:
-        out["key_metric"] = _number(result.kpi[result.key_metric])
+        out["key_metric"] = number_out(result.kpi[result.key_metric])
     stats = {
         "parameters": result.parameter_count,
         "model_size_bytes": result.model.size_bytes if result.model is not None else None,
@@ -84,7 +103,7 @@ def _curves(history: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     curves: dict[str, dict[str, float | None]] = {}
     for epoch in history:
         for metric, value in epoch["metrics"].items():
-            curves.setdefault(metric, {})[str(epoch["epoch"])] = _number(value)
+            curves.setdefault(metric, {})[str(epoch["epoch"])] = number_out(value)
     out = []
     for metric, values in curves.items():
         known = [value for value in values.values() if value is not None]
@@ -103,7 +122,8 @@ def _curves(history: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _number(value: float | None) -> float | None:
+def number_out(value: float | None) -> float | None:
+    """Return a number as JSON can say it."""
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -46,7 +46,9 @@ from .jobs.reasons import Reasons
 from .jobs.runs import FlowRuns
 from .jobs.schedules import UpcomingRuns
 from .jobs.settling import Settler
+from .jobs.sweeps import SweepService
 from .jobs.trains import TrainService
+from .jobs.trials import Trials
 from .jobs.variables import VariableBook
 from .jobs.workers import OnlineWorkers
 from .projection.progress import ProgressBook
@@ -74,6 +76,7 @@ class Services:
     registry: ModelRegistry
     saved_specs: SavedSpecs
     jobs: JobService
+    sweeps: SweepService
     trains: TrainService
     trainings: TrainingService
     bundle_downloads: BundleDownloads
@@ -106,7 +109,8 @@ class Services:
         busy = BusyJobs()
         settler = Settler(catalog, storage, runs, busy)
         progress = ProgressBook(catalog, storage)
-        projection = Projection(catalog, storage, runs, settler, progress, busy)
+        trials = Trials(catalog, runs, busy)
+        projection = Projection(catalog, storage, runs, settler, progress, busy, trials)
         workers = OnlineWorkers(runs, settings.command_pool)
         upcoming = UpcomingRuns(runs)
         intake = BundleIntake(catalog, storage, settings.incoming, settings.free_min_bytes)
@@ -126,7 +130,8 @@ class Services:
         pulls = PullService(
             catalog, uploads, workspaces, box, outbound, settings.pull_max_bytes, settings.free_min_bytes
         )
-        jobs = JobService(catalog, storage, runs, projection, settler, busy, reasons, variables)
+        sweeps = SweepService(catalog, storage, settings.prices)
+        jobs = JobService(catalog, storage, runs, projection, settler, busy, reasons, variables, sweeps)
         projects, org_variables = ProjectService(catalog), VariableService(catalog, box)
         budget = Budget(settings.requests_per_s, settings.requests_burst)
         auth = AuthService(catalog, Tokens(load_key(settings.key_file), settings.token_lifetime_s), budget)
@@ -148,6 +153,7 @@ class Services:
             publishing=PublishingService(catalog, storage, registry),
             registry=registry,
             jobs=jobs,
+            sweeps=sweeps,
             trains=TrainService(catalog, upcoming),
             trainings=TrainingService(catalog, storage, jobs, reasons, workers, intake),
             bundle_downloads=BundleDownloads(storage, settings.incoming),
@@ -172,6 +178,8 @@ class Services:
                 [
                     Chore(name="The look at limits", every_s=1.0, do=limits.enforce),
                     Chore(name="The accounts", every_s=1.0, do=usage.account_all),
+                    Chore(name="The accounts of sweeps", every_s=30.0, do=usage.note_sweeps),
+                    Chore(name="The look at trials", every_s=5.0, do=trials.stop_leftovers),
                     Chore(name="The look at workers", every_s=5.0, do=workers.refresh),
                     Chore(name="The look at schedules", every_s=10.0, do=upcoming.refresh),
                     Chore(name="The look for lost runs", every_s=LOOK_S, do=reaper.look),

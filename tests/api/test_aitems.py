@@ -157,6 +157,11 @@ def test_hp_config_shows_the_search_of_the_experiment(ann, signer) -> None:
     assert changed.status_code == 200, changed.text
     config = signer.trains(service_id)[0]["hpConfig"]
     assert config == {"is_enabled": True, "algorithm": "bayesian", "max_recommendations": 20}
+    more = {"automl_metrics": ["kpi", "loss"], "automl_max_seconds": 1.5, "epoch_multiplier": 2}
+    changed = ann.client.patch(f"experiments/{service_id}", content=json.dumps({"automl_settings": more}))
+    assert changed.status_code == 200, changed.text
+    shown = signer.trains(service_id)[0]["hpConfig"]
+    assert shown == {**config, "metrics": '["kpi", "loss"]', "max_seconds": "1.5", "epoch_multiplier": 2}
 
 
 def test_next_update_is_the_next_run_of_a_schedule(ann, signer) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from prefect_trainyard.api.catalog import Catalog, upgrade
-from prefect_trainyard.api.catalog.models import Base, Dataset, Org, User
-from sqlalchemy import func, select
+from prefect_trainyard.api.catalog import Catalog, migrations, upgrade
+from prefect_trainyard.api.catalog.models import Base, Dataset, Job, Org, User, utc_now
+from sqlalchemy import Connection, func, inspect, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 
@@ -33,6 +36,39 @@ def test_migrations_make_exactly_the_tables_of_the_models(url: str) -> None:
         return found
 
     assert asyncio.run(differences()) == []
+
+
+def test_a_migration_back_and_forth_keeps_the_jobs(url: str) -> None:
+    job_id = uuid4()
+
+    def migrate(connection: Connection, to: str, way: Callable[[Config, str], None]) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes |= {"connection": connection, "metadata": Base.metadata}
+        way(config, to)
+
+    async def run() -> tuple[list[str], dict[str, object] | None]:
+        catalog = Catalog(url)
+        await catalog.upgrade()
+        async with catalog.writing() as session:
+            session.add(Org(name="org"))
+            await session.flush()
+            empty = {"name": "", "description": "", "spec": {}, "dataset_ids": [], "message": "", "fraction": 0.0}
+            states = {"state": "running", "state_at": utc_now(), "history": [], "sweep": {"best": 0.5}}
+            session.add(Job(id=job_id, org="org", action="train", **empty, **states))
+        async with catalog.engine.execution_options(trainyard_write=True).connect() as connection:
+            await connection.run_sync(migrate, "0006", command.downgrade)
+            columns = await connection.run_sync(lambda c: [column["name"] for column in inspect(c).get_columns("jobs")])
+            await connection.run_sync(migrate, "head", command.upgrade)
+            await connection.commit()
+        async with catalog.reading() as session:
+            job = await session.get_one(Job, job_id)
+        await catalog.close()
+        return columns, job.sweep
+
+    columns, sweep = asyncio.run(run())
+    assert "bundle_id" in columns and "sweep" not in columns
+    assert sweep is None
 
 
 def test_writers_of_several_connections_never_lose_a_row(url: str) -> None:

@@ -26,6 +26,7 @@ from prefect_trainyard.blocks import ArtifactStorage, layout
 from prefect_trainyard.schemas.actions import Action
 from sqlalchemy import select, update
 from support import poll
+from sweep_support import searching, start_running, start_trial
 
 NOW_S = -60.0
 """Minimum age that lets files of this moment count as old, whatever the clock of the storage says."""
@@ -83,10 +84,11 @@ class Mlflow:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def record(self, org: str, job_id: str) -> tuple[str, str]:
+    def record(self, org: str, job_id: str, sweep_id: str | None = None) -> tuple[str, str]:
         """Make a run with a picture and a logged model, both with files; return the ids of both."""
         made = self.call("POST", "mlflow/experiments/create", name=f"{org}/{uuid4()}")["experiment_id"]
         tags = [{"key": "trainyard.job_id", "value": job_id}]
+        tags += [{"key": "trainyard.sweep", "value": sweep_id}] if sweep_id is not None else []
         run = self.call("POST", "mlflow/runs/create", experiment_id=made, tags=tags)["run"]["info"]
         model = self.call(
             "POST", "mlflow/logged-models", experiment_id=made, name="train", source_run_id=run["run_id"]
@@ -200,6 +202,45 @@ def test_deletion_frees_everything_and_tells_how_much(ann, mlflow: Mlflow) -> No
     assert not ann.facade.prefect.exists(job_id)
     assert delete(ann, owner, job_id).status_code == 404
     assert collect(ann.facade.settings, org=ann.org).items == []
+
+
+def test_delete_of_a_sweep_takes_the_runs_of_its_trials_along(ann, mlflow: Mlflow) -> None:
+    owner = searching(ann)
+    sweep = finished(ann, owner)
+    trials = [start_trial(ann, sweep, number, "COMPLETED") for number in range(2)]
+    recorded = [mlflow.record(ann.org, trial, sweep)[0] for trial in trials]
+    of_sweep, of_other = mlflow.record(ann.org, sweep)[0], mlflow.record(ann.org, str(uuid4()), str(uuid4()))[0]
+    before = mlflow.bytes()
+    planned = collect(ann.facade.settings, org=ann.org, older_than=timedelta(0), dry_run=True)
+    freed = delete(ann, owner, sweep).json()["freed_bytes"]
+    assert [mlflow.stage(run_id) for run_id in (*recorded, of_sweep, of_other)] == ["deleted"] * 3 + ["active"]
+    assert before - mlflow.bytes() == 30_000
+    assert [(item.name, item.size_bytes) for item in planned.items] == [(sweep, freed)]
+    assert not any(map(ann.facade.prefect.exists, (sweep, *trials)))
+
+
+def test_a_trial_that_the_registry_needs_keeps_its_run(ann, mlflow: Mlflow) -> None:
+    owner = searching(ann)
+    sweep = finished(ann, owner)
+    run_id, model_id = mlflow.record(ann.org, start_trial(ann, sweep, 0, "COMPLETED"), sweep)
+    mlflow.register(run_id, model_id)
+    assert delete(ann, owner, sweep).status_code == 200
+    assert mlflow.stage(run_id) == "active" and not ann.facade.prefect.exists(sweep)
+
+
+def test_folders_of_trials_are_no_litter(ann) -> None:
+    owner = searching(ann)
+    running, done = start_running(ann, owner), finished(ann, owner)
+    storage, paths = ann.facade.storage, []
+    for sweep in (running, done):
+        for name in ("model_epoch_001.safetensors", "log.txt"):
+            paths.append(f"{layout.trial(ann.org, sweep, 0)}/{name}")
+            storage.write_bytes(paths[-1], b"of a trial")
+    half = [f"{layout.trial(ann.org, sweep, 0)}/.checkpoint.42.tmp" for sweep in (running, done)]
+    for path in half:
+        storage.write_bytes(path, b"half a checkpoint")
+    assert [item.name for item in collect(ann.facade.settings, org=ann.org).items] == half[1:]
+    assert all(storage.exists(path) for path in (*paths, half[0]))
 
 
 def test_what_a_job_has_cost_is_known_after_its_deletion(ann) -> None:

@@ -12,26 +12,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from facade_support import Member, serve
+from facade_support import serve
 from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.blocks import layout
 from prefect_trainyard.schemas.actions import Action
-from prefect_trainyard.schemas.progress import PROGRESS_EVENT
 from support import poll
 
 NO_ZONE_LENGTH = 26
-
-
-def emit_progress(member: Member, job_id: str, **fields: Any) -> None:
-    payload = {"job_id": job_id, "at": datetime.now(UTC).isoformat(), "fraction": 0.5, "message": "", **fields}
-    event = {
-        "event": PROGRESS_EVENT,
-        "resource": {"prefect.resource.id": f"trainyard.job.{job_id}"},
-        "payload": payload,
-        "id": str(uuid4()),
-        "occurred": payload["at"],
-    }
-    member.facade.prefect.client.post("events", json=[event]).raise_for_status()
 
 
 def test_post_answers_the_flow_run_id_and_the_job_is_readable_at_once(ann) -> None:
@@ -76,8 +63,8 @@ def test_progress_reaches_the_job_within_a_moment(ann) -> None:
     ann.facade.prefect.move(job_id, "RUNNING")
     ann.wait(owner, job_id, "Running")
     epoch = {"epoch": 1, "max_epoch": 3, "metrics": {"loss": 0.5, "accuracy_top-1": 0.75}, "seconds": 2.0}
-    emit_progress(ann, job_id, message="epoch 1 of 3", epoch=epoch, eta_s=4.0, fraction=1 / 3)
-    emit_progress(ann, job_id, message="nonsense", fraction=7)
+    ann.facade.prefect.tell(job_id, message="epoch 1 of 3", epoch=epoch, eta_s=4.0, fraction=1 / 3)
+    ann.facade.prefect.tell(job_id, message="nonsense", fraction=7)
 
     def seen() -> dict[str, Any] | None:
         result = ann.job(owner, job_id)["result"]
@@ -493,13 +480,6 @@ def test_parents_must_have_made_what_the_action_needs(ann) -> None:
         answer = ann.post_job(owner, action, parent_job_id=parent)
         assert answer.status_code == 400 and "cannot start from" in answer.json()["error_desc"], answer.text
     assert ann.post_job(f"datasets/{dataset_id}", "convert", parent_job_id=train).status_code == 400
-
-
-def test_sweeps_are_refused_clearly_until_they_are_here(ann) -> None:
-    owner = f"experiments/{ann.ready()}"
-    ann.client.patch(owner, content='{"automl_settings": {"automl_enabled": true}}')
-    answer = ann.post_job(owner, "train")
-    assert answer.status_code == 400 and "not available yet" in answer.json()["error_desc"]
 
 
 def test_checkpoint_choice_reaches_the_job(ann) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from facade_support import Facade, Member
+from sweep_support import RATE, configure, progress, start_running, write_trials
 
 EXAMPLES = int(os.environ.get("TRAINYARD_FUZZ_EXAMPLES", "50"))
 HOOKS = Path(__file__).with_name("schema_hooks.py")
@@ -56,6 +57,11 @@ def ids(facade: Facade, member: Member) -> dict[str, list[str]]:
     owner = f"experiments/{experiment_id}"
     done, running, pending = (member.start(owner, "train") for _ in range(3))
     convert = member.start(f"datasets/{dataset_id}", "convert")
+    configure(member, owner, automl_enabled=True, automl_algorithm="hyperband", automl_seed=1)
+    sweep = start_running(member, owner)
+    trial = {"id": 0, "specs": {RATE: 0.1}, "status": "paused", "result": 0.5, "bracket": 0, "rung": 1}
+    write_trials(member, sweep, {**trial, "results": {"loss": float("inf")}})
+    facade.prefect.tell(sweep, sweep=progress(best=0.5, best_trial=0, trials={"paused": 1}))
     member.finish(done)
     facade.prefect.move(running, "RUNNING")
     member.wait(owner, done, "Done")
@@ -67,7 +73,7 @@ def ids(facade: Facade, member: Member) -> dict[str, list[str]]:
         "dataset_id": [dataset_id],
         "experiment_id": [experiment_id],
         "model_id": [experiment_id],
-        "job_id": [done, running, pending, convert],
+        "job_id": [done, running, pending, convert, sweep],
         "action": ["train", "convert", "evaluate"],
         "metric_name": ["cpu", "memory"],
     }

@@ -7,6 +7,7 @@ words and bounds. Those tables are here, and the real answers are held against t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -221,8 +222,8 @@ def bounds(model: Field, base: dict[str, Any]) -> list[Any]:
     for name, field in model["fields"].items():
         if "max_chars" in field:
             size = field["max_chars"]
-            # others are ids, addresses and names of metrics: being short enough is not enough for them
-            if name not in ("client_url", "metric", "parent_job_id") and "dataset" not in name:
+            # others are ids, addresses, names of metrics and lists: being short enough is not enough for them
+            if name not in ("client_url", "metric", "parent_job_id") and not re.search("dataset|hyperparameters", name):
                 add(name, "x" * size, True, f"of {size}")
             add(name, "x" * (size + 1), False, f"of {size + 1}")
         elif "to" in field:

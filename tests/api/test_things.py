@@ -212,7 +212,7 @@ BAD_EXPERIMENTS = {
     "model_params is a list": EXPERIMENT | {"model_params": []},
     "timeout too long": EXPERIMENT | {"realtime_infer_request_timeout": 86_401},
     "timeout is a float": EXPERIMENT | {"realtime_infer_request_timeout": 1.5},
-    "unknown sweep": EXPERIMENT | {"automl_settings": {"automl_algorithm": "grid"}},
+    "unknown sweep": EXPERIMENT | {"automl_settings": {"automl_algorithm": "annealing"}},
     "sweep out of bounds": EXPERIMENT | {"automl_settings": {"automl_R": -1}},
     "sweep above int64": EXPERIMENT | {"automl_settings": {"automl_R": 2**63}},
     "sweep text too long": EXPERIMENT | {"automl_settings": {"automl_add_hyperparameters": "x" * 5001}},

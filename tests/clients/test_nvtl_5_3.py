@@ -49,6 +49,62 @@ class Nvtl:
             return ast.literal_eval(printed)
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment as the notebooks use it: by its id and the commands of the client."""
+
+    nvtl: Nvtl
+    id: str
+
+    def patch(self, **fields: Any) -> dict[str, Any]:
+        command = ("patch-artifact-metadata", "--id", self.id, "--job_type", "experiment", "--update_info")
+        return dict(self.nvtl.literal(*command, json.dumps(fields)))
+
+    def spec(self, action: str) -> dict[str, Any]:
+        return dict(self.nvtl.literal("get-spec", "--id", self.id, "--action", action, "--job_type", "experiment"))
+
+    def run(self, action: str, specs: dict[str, Any], parent: str | None = None) -> str:
+        arguments = ["experiment-run-action", "--action", action, "--id", self.id, "--specs", json.dumps(specs)]
+        printed = self.nvtl(*arguments, *(["--parent_job_id", parent] if parent else []))
+        return str(printed.splitlines()[-1].strip().strip('"'))
+
+    def status(self, job: str) -> dict[str, Any]:
+        shown = self.nvtl("get-action-status", "--id", self.id, "--job", job, "--job_type", "experiment")
+        return dict(json.loads(shown))
+
+    def wait(self, job: str) -> dict[str, Any]:
+        def read() -> dict[str, Any] | None:
+            return shown if (shown := self.status(job))["status"] in FINAL else None
+
+        return poll(read, f"job {job}", 240, 0.5)
+
+    def finished(self, action: str, specs: dict[str, Any], parent: str | None) -> str:
+        job = self.run(action, specs, parent)
+        shown = self.wait(job)
+        assert shown["status"] == "Done", shown
+        return job
+
+    def accuracy(self, job: str) -> float:
+        (kpi,) = [k for k in self.status(job)["result"]["kpi"] if k["metric"] == "accuracy_top-1"]
+        return float(list(kpi["values"].values())[-1])
+
+
+def upload(nvtl: Nvtl, digits: Path, format: str, *archives: str) -> str:
+    """Create a data set of some archives as the notebooks do; return its id."""
+    created = nvtl("dataset-create", "--dataset_type", "image_classification", "--dataset_format", format)
+    dataset_id = created.splitlines()[-1].strip()
+    patch = json.dumps({"name": f"digits {archives[0]}", "description": "digits", "docker_env_vars": {}})
+    nvtl("patch-artifact-metadata", "--id", dataset_id, "--job_type", "dataset", "--update_info", patch)
+    for archive in archives:
+        nvtl("dataset-upload", "--id", dataset_id, "--path", str(digits / f"{archive}.tar.gz"))
+    return dataset_id
+
+
+def create_experiment(nvtl: Nvtl) -> Experiment:
+    made = nvtl("experiment-create", "--network_arch", NETWORK, "--encryption_key", "nvidia_tlt")
+    return Experiment(nvtl, made.splitlines()[-1].strip())
+
+
 @pytest.fixture(scope="module")
 def nvtl(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> Nvtl:
     """The client in an environment of its own: it is proprietary and never part of this project."""
@@ -68,71 +124,39 @@ def test_a_whole_notebook(yard: Yard, nvtl: Nvtl, digits: Path, tmp_path: Path) 
     nvtl("login", "--ngc-api-key", key, group=None)
     assert "token = " in (nvtl.home / ".tao" / "config").read_text()
 
-    def dataset(format: str, *archives: str) -> str:
-        created = nvtl("dataset-create", "--dataset_type", "image_classification", "--dataset_format", format)
-        dataset_id = created.splitlines()[-1].strip()
-        patch = json.dumps({"name": f"digits {archives[0]}", "description": "digits", "docker_env_vars": {}})
-        nvtl("patch-artifact-metadata", "--id", dataset_id, "--job_type", "dataset", "--update_info", patch)
-        for archive in archives:
-            nvtl("dataset-upload", "--id", dataset_id, "--path", str(digits / f"{archive}.tar.gz"))
-        return dataset_id
-
-    train_set = dataset(NETWORK, "train_1", "train_2")
-    eval_set = dataset(NETWORK, "eval")
-    test_set = dataset("raw", "test_raw")
+    train_set = upload(nvtl, digits, NETWORK, "train_1", "train_2")
+    eval_set = upload(nvtl, digits, NETWORK, "eval")
+    test_set = upload(nvtl, digits, "raw", "test_raw")
     listed = nvtl.literal("list-datasets")
     assert {train_set, eval_set, test_set} <= {item["id"] for item in listed}
 
-    experiment = (
-        nvtl("experiment-create", "--network_arch", NETWORK, "--encryption_key", "nvidia_tlt").splitlines()[-1].strip()
-    )
+    notebook = create_experiment(nvtl)
+    experiment = notebook.id
     (found,) = [
         item
         for item in nvtl.literal("list-experiments", "--filter_params", json.dumps({"network_arch": NETWORK}))
         if item["id"] == experiment
     ]
     assert isinstance(found["ngc_path"], str)
-    assigned = nvtl.literal(
-        *("patch-artifact-metadata", "--id", experiment, "--job_type", "experiment", "--update_info"),
-        json.dumps(
-            {
-                "train_datasets": [train_set],
-                "eval_dataset": eval_set,
-                "inference_dataset": test_set,
-                "calibration_dataset": train_set,
-                "docker_env_vars": {},
-                "base_experiment": [],
-                "checkpoint_choose_method": "best_model",
-            }
-        ),
+    assigned = notebook.patch(
+        train_datasets=[train_set],
+        eval_dataset=eval_set,
+        inference_dataset=test_set,
+        calibration_dataset=train_set,
+        docker_env_vars={},
+        base_experiment=[],
+        checkpoint_choose_method="best_model",
     )
     assert assigned["train_datasets"] == [train_set]
     assert isinstance(nvtl.literal("model-automl-defaults", "--id", experiment), list)
 
-    def spec(action: str) -> dict[str, Any]:
-        shown = nvtl.literal("get-spec", "--id", experiment, "--action", action, "--job_type", "experiment")
-        assert isinstance(shown, dict)
-        return shown
-
-    def run(action: str, specs: dict[str, Any], parent: str | None = None) -> str:
-        arguments = ["experiment-run-action", "--action", action, "--id", experiment, "--specs", json.dumps(specs)]
-        printed = nvtl(*arguments, *(["--parent_job_id", parent] if parent else []))
-        return str(printed.splitlines()[-1].strip().strip('"'))
-
-    def status(job: str) -> dict[str, Any]:
-        shown = nvtl("get-action-status", "--id", experiment, "--job", job, "--job_type", "experiment")
-        return dict(json.loads(shown))
-
-    def wait(job: str) -> dict[str, Any]:
-        return poll(lambda: shown if (shown := status(job))["status"] in FINAL else None, f"job {job}", 240, 0.5)
-
-    train = spec("train")
+    train = notebook.spec("train")
     train["train"]["train_config"]["runner"]["max_epochs"] = 10
     train["train"]["num_gpus"] = 1
     train["gpus"] = 1
     train["model"]["backbone"]["type"] = "resnet10t"
     train["dataset"]["augmentation"]["horizontal_flip"] = 0.0
-    trained = run("train", train)
+    trained = notebook.run("train", train)
 
     # The log is there from the first second, also of a job that has not started.
     files = nvtl.literal(
@@ -141,12 +165,12 @@ def test_a_whole_notebook(yard: Yard, nvtl: Nvtl, digits: Path, tmp_path: Path) 
     )
     assert f"logs/{trained}.txt" in files
 
-    poll(lambda: (status(trained)["result"].get("epoch") or 0) >= 2, "two epochs", 120, 0.3)
+    poll(lambda: (notebook.status(trained)["result"].get("epoch") or 0) >= 2, "two epochs", 120, 0.3)
     nvtl("job-cancel", "--id", experiment, "--job", trained, "--job_type", "experiment")
-    stopped = wait(trained)
+    stopped = notebook.wait(trained)
     assert stopped["status"] == "Canceled"
     nvtl("job-resume", "--id", experiment, "--job", trained, "--specs", json.dumps(train))
-    done = wait(trained)
+    done = notebook.wait(trained)
     assert done["status"] == "Done", done
     curve = next(g for g in done["result"]["graphical"] if g["metric"] == "accuracy_top-1")
     assert sorted(map(int, curve["values"])) == list(range(1, 11))
@@ -186,35 +210,22 @@ def test_a_whole_notebook(yard: Yard, nvtl: Nvtl, digits: Path, tmp_path: Path) 
     chosen = nvtl.literal("get-metadata", "--id", experiment, "--job_type", "experiment")
     assert f"best_model_{trained}" in chosen["checkpoint_epoch_number"]
     assert chosen["checkpoint_epoch_number"][f"latest_model_{trained}"] == 10
-    nvtl(
-        *("patch-artifact-metadata", "--id", experiment, "--job_type", "experiment"),
-        *("--update_info", json.dumps({"checkpoint_choose_method": "latest_model"})),
-    )
+    notebook.patch(checkpoint_choose_method="latest_model")
 
-    def finished(action: str, specs: dict[str, Any], parent: str | None) -> str:
-        job = run(action, specs, parent)
-        shown = wait(job)
-        assert shown["status"] == "Done", shown
-        return job
-
-    def accuracy(job: str) -> float:
-        (kpi,) = [k for k in status(job)["result"]["kpi"] if k["metric"] == "accuracy_top-1"]
-        return float(list(kpi["values"].values())[-1])
-
-    evaluated = finished("evaluate", spec("evaluate"), trained)
-    assert accuracy(evaluated) > 0.9
-    pruned = finished("prune", spec("prune"), trained)
-    again = spec("retrain")
+    evaluated = notebook.finished("evaluate", notebook.spec("evaluate"), trained)
+    assert notebook.accuracy(evaluated) > 0.9
+    pruned = notebook.finished("prune", notebook.spec("prune"), trained)
+    again = notebook.spec("retrain")
     again["train"]["train_config"]["runner"]["max_epochs"] = 4
     again["dataset"]["augmentation"]["horizontal_flip"] = 0.0
-    retrained = finished("retrain", again, pruned)
-    assert accuracy(finished("evaluate", spec("evaluate"), retrained)) > 0.9
-    exported = finished("export", spec("export"), retrained)
-    engine_spec = spec("gen_trt_engine")
+    retrained = notebook.finished("retrain", again, pruned)
+    assert notebook.accuracy(notebook.finished("evaluate", notebook.spec("evaluate"), retrained)) > 0.9
+    exported = notebook.finished("export", notebook.spec("export"), retrained)
+    engine_spec = notebook.spec("gen_trt_engine")
     engine_spec["gen_trt_engine"]["tensorrt"]["data_type"] = "fp16"
-    engine = finished("gen_trt_engine", engine_spec, exported)
-    finished("inference", spec("inference"), retrained)
-    predicted = finished("inference", spec("inference"), engine)
+    engine = notebook.finished("gen_trt_engine", engine_spec, exported)
+    notebook.finished("inference", notebook.spec("inference"), retrained)
+    predicted = notebook.finished("inference", notebook.spec("inference"), engine)
     nvtl(*download, "--job", predicted)
     with tarfile.open(tmp_path / f"{predicted}.tar.gz") as tar:
         tar.extractall(tmp_path / "predicted", filter="data")
@@ -226,3 +237,60 @@ def test_a_whole_notebook(yard: Yard, nvtl: Nvtl, digits: Path, tmp_path: Path) 
     for dataset_id in (train_set, eval_set, test_set):
         nvtl("dataset-delete", "--id", dataset_id)
     assert experiment not in {item["id"] for item in nvtl.literal("list-experiments")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_automl_steps_of_the_notebook(yard: Yard, nvtl: Nvtl, digits: Path, tmp_path: Path) -> None:
+    nvtl("login", "--ngc-api-key", yard.make_key("acme", "automl", release="5.3"), group=None)
+    train_set, eval_set = upload(nvtl, digits, NETWORK, "train_1"), upload(nvtl, digits, NETWORK, "eval")
+    notebook = create_experiment(nvtl)
+    notebook.patch(train_datasets=[train_set], eval_dataset=eval_set, base_experiment=[])
+    parameters = nvtl.literal("model-automl-defaults", "--id", notebook.id)
+    assert "train.train_config.optimizer.lr" in parameters
+    shown = notebook.patch(
+        automl_enabled=True,
+        automl_algorithm="bayesian",
+        metric="kpi",
+        automl_max_recommendations=4,
+        automl_R=27,
+        automl_nu=3,
+        epoch_multiplier=1,
+        automl_add_hyperparameters=str([]),
+        automl_remove_hyperparameters=str(["train.train_config.label_smoothing"]),
+    )
+    assert shown["automl_enabled"] is True and shown["automl_max_recommendations"] == 4
+    train = notebook.spec("train")
+    train["train"]["train_config"]["runner"]["max_epochs"] = 3
+    train["train"]["num_gpus"] = train["gpus"] = 1
+    train["model"]["backbone"]["type"] = "resnet10t"
+    search = notebook.run("train", train)
+
+    def stats() -> dict[str, str]:
+        return {stat["metric"]: stat["value"] for stat in notebook.status(search)["result"].get("stats", [])}
+
+    poll(lambda: int(stats().get("Current experiment number", 0)) >= 1, "the second trial", 180, 0.5)
+    command = ("--id", notebook.id, "--job", search)
+    nvtl("job-cancel", *command, "--job_type", "experiment")
+    assert notebook.wait(search)["status"] == "Canceled"
+    nvtl("job-resume", *command, "--specs", json.dumps(train))
+    done = notebook.wait(search)
+    assert done["status"] == "Done", done
+    told = stats()
+    assert (told["Number of epochs yet to start"], told["Number of success experiments"]) == ("0", "4")
+    assert float(told["Time per epoch in seconds"]) > 0 and "Estimated time for automl completion" in told
+    (best,) = done["result"]["automl_result"]
+    assert best["metric"] == "best_accuracy_top-1" and best["value"] > 0.2
+
+    nvtl("download-entire-job", *command, "--job_type", "experiment", "--workdir", str(tmp_path))
+    with tarfile.open(tmp_path / f"{search}.tar.gz") as tar:
+        tar.extractall(tmp_path, filter="data")
+    model = tmp_path / search / "best_model"
+    trials = json.loads((model / "controller.json").read_text())
+    assert [trial["id"] for trial in trials] == [0, 1, 2, 3]
+    assert max(trial["result"] for trial in trials) == best["value"]
+    winner = next(trial["id"] for trial in trials if trial["result"] == best["value"])
+    assert [path.name for path in model.glob("*.yaml")] == [f"recommendation_{winner}.yaml"]
+    evaluated = notebook.finished("evaluate", notebook.spec("evaluate"), search)
+    assert notebook.accuracy(evaluated) == pytest.approx(best["value"], abs=0.005)
+    nvtl("experiment-delete", "--id", notebook.id)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 from ....schemas.states import JobState
 from ...catalog.models import Job
+from ...services.experiments.sweeps import ENABLED, is_enabled
 from ...services.jobs.trains import Trains
 
 _STATUS = {
@@ -20,8 +22,6 @@ _STATUS = {
     JobState.DONE: "done",
     JobState.FAILED: "failed",
 }
-
-_ENABLED = "automl_enabled"
 
 
 def trains_out(trains: Trains, offset: int, limit: int) -> dict[str, Any]:
@@ -46,11 +46,11 @@ def _train_out(job: Job, trains: Trains) -> dict[str, Any]:
 def _hp_config(sweep: dict[str, Any]) -> dict[str, str | int | bool]:
     """Return the settings of the search; the document knows text, whole numbers and truth values."""
     options = {
-        name.removeprefix("automl_"): value if isinstance(value, str | int | bool) else str(value)
+        name.removeprefix("automl_"): value if isinstance(value, str | int | bool) else json.dumps(value)
         for name, value in sweep.items()
-        if name != _ENABLED and value is not None
+        if name != ENABLED
     }
-    return {"is_enabled": bool(sweep.get(_ENABLED, False)), **options}
+    return {"is_enabled": is_enabled(sweep), **options}
 
 
 def _time(moment: datetime) -> str:

@@ -8,7 +8,16 @@ from uuid import UUID
 from typing_extensions import TypedDict
 
 from ...answers import closed
-from ..tao_v5.answers import Categorical, DatasetStatusWord, Described, DetailedStatus, Stat, Sweep, TarStats
+from ..tao_v5.answers import (
+    BestValue,
+    Categorical,
+    DatasetStatusWord,
+    Described,
+    DetailedStatus,
+    Stat,
+    Sweep,
+    TarStats,
+)
 
 
 @closed
@@ -49,6 +58,7 @@ class Result(TypedDict):
     kpi: list[Kpi]
     categorical: list[Categorical]
     stats: list[Stat]
+    automl_result: NotRequired[list[BestValue]]
     key_metric: NotRequired[float | None]
 
 

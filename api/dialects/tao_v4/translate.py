@@ -14,11 +14,11 @@ from ...services.data.datasets import DatasetView
 from ...services.data.sources import Source
 from ...services.experiments.experiments import ExperimentView
 from ...services.experiments.specs import dataset_actions, find_network
+from ...services.experiments.sweeps import shown
 from ...services.jobs.planning import Owner
 from ...services.jobs.reasons import JobView
 from ..tao_results import result_out, time_out
-from ..tao_v5.schemas import AutomlSettings
-from ..tao_v5.translate import dataset_status
+from ..tao_v5.translate import dataset_status, sweep_values
 from .schemas import DatasetIn, ModelIn
 
 _STATUS = {
@@ -36,18 +36,6 @@ _STATUS = {
 _NETWORKS_40 = {"classification": "classification_pyt"}
 _MODEL_ACTIONS_40 = {"convert": Action.GEN_TRT_ENGINE}
 
-_AUTOML = {
-    "automl_enabled": False,
-    "automl_algorithm": "bayesian",
-    "automl_max_recommendations": 20,
-    "automl_delete_intermediate_ckpt": True,
-    "automl_R": 27,
-    "automl_nu": 3,
-    "epoch_multiplier": 1,
-    "automl_add_hyperparameters": "",
-    "automl_remove_hyperparameters": "",
-    "override_automl_disabled_params": False,
-}
 #: Descriptive fields that are kept as they come.
 _MODEL_LABELS = ("additional_id_info", "encryption_key", "logo", "ngc_path", "public", "read_only")
 
@@ -118,7 +106,7 @@ def model_values(body: ModelIn) -> tuple[dict[str, Any], dict[str, Any], dict[st
     if "ptm" in body.model_fields_set:  # null and an empty text take it away
         chosen = body.ptm if isinstance(body.ptm, list) else [body.ptm] if isinstance(body.ptm, UUID) else []
         values["base_experiment_ids"] = [str(i) for i in chosen]
-    if sweep := {name: given[name] for name in AutomlSettings.model_fields if name in given}:
+    if sweep := sweep_values(body):
         values["sweep"] = sweep
     labels = {name: given[name] for name in _MODEL_LABELS if name in given}
     datasets: dict[str, list[UUID]] = {}
@@ -159,8 +147,7 @@ def model_out(view: ExperimentView | BaseExperiment, scope: Scope) -> dict[str, 
         "public": labels.get("public", False),
         "actions": [model_action_out(action, scope) for action in network.actions],
         "jobs": [job_out(job, scope) for job in view.jobs],
-        **_AUTOML,
-        **row.sweep,
+        **shown(row.sweep),
         "metric": row.metric,
         "checkpoint_choose_method": row.checkpoint,
         "checkpoint_epoch_number": row.checkpoint_epochs,
@@ -190,7 +177,7 @@ def _pretrained_out(base: BaseExperiment, scope: Scope) -> dict[str, Any]:
         "public": True,
         "actions": [],
         "jobs": [],
-        **_AUTOML,
+        **shown({}),
         "metric": network.key_metric,
     }
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from typing_extensions import TypedDict
 
 from ....schemas.actions import Action
+from ....schemas.sweeps import Algorithm, TrialStatus
 from ...answers import closed
 
 JobStatus = Literal["Pending", "Running", "Done", "Error", "Canceled", "Canceling", "Pausing", "Paused"]
@@ -81,6 +82,14 @@ class Stat(TypedDict):
 
 
 @closed
+class BestValue(TypedDict):
+    """What a search has found: `best_` and the name of the metric."""
+
+    metric: str
+    value: float | None
+
+
+@closed
 class Result(TypedDict):
     detailed_status: DetailedStatus
     message: str
@@ -92,6 +101,7 @@ class Result(TypedDict):
     kpi: NotRequired[list[Kpi]]
     categorical: NotRequired[list[Categorical]]
     stats: NotRequired[list[Stat]]
+    automl_result: NotRequired[list[BestValue]]
     key_metric: NotRequired[float | None]
 
 
@@ -153,6 +163,53 @@ class JobOut(TypedDict):
 
 
 @closed
+class AutomlTrial(TypedDict):
+    """A trial as `controller.json` has it; `specs` are the varied parameters by dotted name."""
+
+    id: int
+    status: TrialStatus
+    specs: dict[str, Any]
+    result: float | None
+    results: dict[str, float | None]
+    best: bool
+    best_epoch_number: int | None
+    epochs: int
+    bracket: int | None
+    rung: int | None
+    seconds: float
+    job_id: str | None
+    message: str
+
+
+@closed
+class AutomlBracket(TypedDict):
+    """Trials that are compared with each other, by how many rungs they have reached."""
+
+    bracket: int
+    rungs: dict[str, list[int]]
+
+
+@closed
+class AutomlDetails(TypedDict):
+    """A search with all its trials. What it is asked for is known when it has begun."""
+
+    job_id: UUID
+    status: JobStatus
+    algorithm: Algorithm | None
+    metric: str | None
+    maximize: bool | None
+    best: float | None
+    best_trial: int | None
+    current_trial: int | None
+    epochs_left: int | None
+    seconds_per_epoch: float | None
+    eta_s: float | None
+    trials_by_status: dict[TrialStatus, int]
+    trials: list[AutomlTrial]
+    brackets: list[AutomlBracket]
+
+
+@closed
 class CloudDetails(TypedDict):
     """Where files lie in a cloud, without what opens it."""
 
@@ -181,6 +238,8 @@ class DatasetOut(Described):
 
 @closed
 class Sweep(TypedDict, total=False):
+    """Settings of a search; the document knows those of its own clients."""
+
     automl_enabled: bool
     automl_algorithm: str
     automl_max_recommendations: int
@@ -191,6 +250,15 @@ class Sweep(TypedDict, total=False):
     automl_remove_hyperparameters: str
     epoch_multiplier: int
     override_automl_disabled_params: bool
+    automl_max_concurrent: int
+    automl_max_cost: float
+    automl_max_seconds: float
+    automl_metrics: list[str]
+    automl_patience: int
+    automl_ranges: dict[str, dict[str, Any]]
+    automl_seed: int
+    automl_start_from_spec: bool
+    automl_warm_start: list[UUID]
 
 
 @closed

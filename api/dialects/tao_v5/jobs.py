@@ -18,10 +18,10 @@ from ...downloads import open_file, single_file, stored_file, stored_text
 from ...events import log_events
 from ...services.jobs.jobs import JobEnded
 from ...services.jobs.planning import Owner
-from .answers import Freed, JobOut, Jobs, Said
+from .answers import AutomlDetails, Freed, JobOut, Jobs, Said
 from .query import JobSort, Size, Skip, list_out, page
 from .schemas import JobIn, LogIn, PublishIn, ResumeIn, StatusIn
-from .translate import job_out, jobs_asked, speaks_55
+from .translate import automl_out, job_out, jobs_asked, speaks_55
 
 _TAR = "application/gzip"
 #: Ids that stand for all experiments or data sets in a list of jobs.
@@ -131,6 +131,12 @@ async def resume_job(
     """Resumes a cancelled or paused job - train/retrain only"""
     await services.jobs.resume(owner, job_id, parent_id=body.parent_job_id, spec=body.specs)
     return JSONResponse({"message": f"Job {job_id} goes on."} if speaks_55(scope) else {})
+
+
+@_resumable.get("/{job_id}:automl_details", summary="Retrieve AutoML details", responses=answers(AutomlDetails))
+async def read_automl_details(job: JobDep, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
+    """Returns the trials of a train job that is a search, and how far it is"""
+    return JSONResponse(automl_out(await services.sweeps.read_details(job), scope))
 
 
 @_resumable.post(

@@ -11,12 +11,15 @@ from uuid import UUID
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
     StringConstraints,
     model_validator,
 )
+
+from ....schemas.sweeps import Algorithm, Range
 
 INT_MAX = 2**63 - 1
 
@@ -62,6 +65,10 @@ def _moment(value: object) -> datetime:
     return moment
 
 
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
 Line36 = Annotated[str, StringConstraints(max_length=36), AfterValidator(_one_line)]
 Line100 = Annotated[str, StringConstraints(max_length=100), AfterValidator(_one_line)]
 Line250 = Annotated[str, StringConstraints(max_length=250), AfterValidator(_one_line)]
@@ -72,6 +79,7 @@ Line2048 = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_on
 Text1000 = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_printable)]
 Text5000 = Annotated[str, StringConstraints(max_length=5000), AfterValidator(_printable)]
 Variables = Annotated[dict[str, str], AfterValidator(_telemetry_only)]
+Names = Text5000 | Annotated[list[Line250], Field(max_length=100)]
 Count = Annotated[int, Field(ge=0, le=INT_MAX)]
 Seconds = Annotated[float, Field(gt=0, le=366 * 86_400)]
 Moment = Annotated[datetime, PlainValidator(_moment, json_schema_input_type=float | str)]
@@ -240,17 +248,45 @@ class DatasetIn(_Body):
     workspace: UUID | None = None
 
 
-class AutomlSettings(_Body):
-    automl_R: Count | None = None
-    automl_add_hyperparameters: Text5000 | None = None
-    automl_algorithm: Annotated[str, StringConstraints(to_lower=True, pattern="^(?i:bayesian|hyperband)$")] | None = (
-        None
+class OwnAutomlSettings(_Body):
+    """Settings of a search that go beyond the document; null takes one away."""
+
+    automl_max_concurrent: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None, description="Trials at once; as many as the workers take without it."
     )
+    automl_max_cost: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Start no trials when those before cost so much."
+    )
+    automl_max_seconds: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Start no trials after so much time."
+    )
+    automl_metrics: list[Line100] | None = Field(
+        default=None, max_length=3, description="Instead of metric; several for nsga2."
+    )
+    automl_patience: Count | None = Field(
+        default=None, description="End after so many trials without a better one; 0: never."
+    )
+    automl_ranges: dict[Line250, Range] | None = Field(
+        default=None, max_length=100, description="By parameter: where to look, instead of its own bounds."
+    )
+    automl_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] | None = None
+    automl_start_from_spec: bool | None = Field(default=None, description="The first trial is the spec as it is.")
+    automl_warm_start: list[UUID] | None = Field(
+        default=None, max_length=100, description="Jobs whose trials this search learns from."
+    )
+
+
+class AutomlSettings(OwnAutomlSettings):
+    """Settings of the search that a train job becomes."""
+
+    automl_R: Count | None = None
+    automl_add_hyperparameters: Names | None = Field(default=None, description="A Python list as text, or a list.")
+    automl_algorithm: Annotated[Algorithm, BeforeValidator(_lower)] | None = None
     automl_delete_intermediate_ckpt: bool | None = None
     automl_enabled: bool | None = None
     automl_max_recommendations: Count | None = None
     automl_nu: Count | None = None
-    automl_remove_hyperparameters: Text5000 | None = None
+    automl_remove_hyperparameters: Names | None = Field(default=None, description="A Python list as text, or a list.")
     epoch_multiplier: Count | None = None
     override_automl_disabled_params: bool | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,11 +19,13 @@ from ...services.data.pull_states import PullState
 from ...services.data.sources import Source
 from ...services.experiments.experiments import ExperimentView
 from ...services.experiments.specs import dataset_actions, find_network
+from ...services.experiments.sweeps import shown
 from ...services.jobs.planning import Limits, NewJob
 from ...services.jobs.reasons import JobView
+from ...services.jobs.sweeps import SweepDetails
 from ...services.jobs.variables import HIDDEN
-from ..tao_results import result_out, time_out
-from .schemas import AutomlSettings, DatasetIn, ExperimentIn, JobIn, WorkspaceIn
+from ..tao_results import number_out, result_out, time_out
+from .schemas import AutomlSettings, DatasetIn, ExperimentIn, JobIn, OwnAutomlSettings, WorkspaceIn
 
 _STATUS = {
     JobState.WAITING: "Pending",
@@ -71,6 +74,8 @@ _EXPERIMENT_LABELS = (
     "sha256_digest",
     "type",
 )
+#: Settings of a search that answers print as text.
+_LISTS = ("automl_add_hyperparameters", "automl_remove_hyperparameters")
 #: Fields of base experiments that are told of models of other makers; nothing here has them.
 _NOT_KNOWN = {"backbone_class": "", "backbone_type": "", "domain": "", "task": ""}
 
@@ -194,9 +199,7 @@ def experiment_values(body: ExperimentIn) -> tuple[dict[str, Any], dict[str, Any
         values["checkpoint_epochs"] = body.checkpoint_epoch_number
     if body.base_experiment is not None:
         values["base_experiment_ids"] = [str(i) for i in body.base_experiment]
-    sweep = {name: given[name] for name in AutomlSettings.model_fields if name in given}
-    sweep |= given.get("automl_settings", {})
-    if sweep:
+    if sweep := {**sweep_values(body), **(sweep_values(body.automl_settings) if body.automl_settings else {})}:
         values["sweep"] = sweep
     labels = {name: given[name] for name in _EXPERIMENT_LABELS if name in given}
     if body.cloud_details is not None:
@@ -217,9 +220,17 @@ def experiment_values(body: ExperimentIn) -> tuple[dict[str, Any], dict[str, Any
     return values, labels, datasets
 
 
+def sweep_values(body: AutomlSettings) -> dict[str, Any]:
+    """Return the settings of a search as far as a body sets them; None takes away one that the documents lack."""
+    given = body.model_dump(mode="json", include=set(AutomlSettings.model_fields), exclude_none=True)
+    lists = {name: json.dumps(value) for name, value in given.items() if name in _LISTS and not isinstance(value, str)}
+    taken = {name: None for name in OwnAutomlSettings.model_fields if name in body.model_fields_set - given.keys()}
+    return given | lists | taken
+
+
 def experiment_out(view: ExperimentView, scope: Scope) -> dict[str, Any]:
     row, datasets, network, labels = view.row, view.datasets, view.network, view.row.labels
-    sweep = {"automl_enabled": False, **row.sweep}
+    sweep = shown(row.sweep)
     return {
         "id": str(row.id),
         "created_on": time_out(row.created_at),
@@ -269,7 +280,7 @@ def experiment_out(view: ExperimentView, scope: Scope) -> dict[str, Any]:
 def base_out(base: BaseExperiment, scope: Scope) -> dict[str, Any]:
     """Return pretrained weights as an experiment. Clients know them by the `encryption_key` that they do not have."""
     network = find_network(base.network)
-    sweep = {"automl_enabled": False}
+    sweep = shown({})
     return {
         "id": str(base.id),
         "created_on": time_out(base.created_at),
@@ -346,8 +357,7 @@ def jobs_asked(body: JobIn) -> list[NewJob]:
 
 def job_out(view: JobView, scope: Scope) -> dict[str, Any]:
     job = view.row
-    words = _STATUS_55 if speaks_55(scope) else _STATUS
-    status = words[JobState(job.state)]
+    status = _words(scope)[JobState(job.state)]
     stats = {"file_size": job.tar_size_bytes, "sha256_digest": job.tar_sha256} if job.tar_size_bytes else {}
     owner: dict[str, Any] = {"dataset_id": _text(job.dataset_id)}
     if job.experiment_id:
@@ -379,6 +389,33 @@ def job_out(view: JobView, scope: Scope) -> dict[str, Any]:
     }
 
 
+def automl_out(details: SweepDetails, scope: Scope) -> dict[str, Any]:
+    progress = details.progress
+    told = progress.model_dump() if progress is not None else {}
+    brackets: dict[int, dict[str, list[int]]] = {}
+    for trial in details.trials:
+        if trial.bracket is not None:
+            brackets.setdefault(trial.bracket, {}).setdefault(str(trial.rung or 0), []).append(trial.id)
+    return {
+        "job_id": str(details.job.id),
+        "status": _words(scope)[JobState(details.job.state)],
+        **{name: told.get(name) for name in ("algorithm", "metric", "maximize", "best_trial", "current_trial")},
+        **{name: number_out(told.get(name)) for name in ("best", "seconds_per_epoch", "eta_s")},
+        "epochs_left": told.get("epochs_left"),
+        "trials_by_status": told.get("trials", {}),
+        "trials": [
+            {
+                **trial.model_dump(mode="json"),
+                "result": number_out(trial.result),
+                "results": {name: number_out(value) for name, value in trial.results.items()},
+                "best": trial.id == told.get("best_trial"),
+            }
+            for trial in details.trials
+        ],
+        "brackets": [{"bracket": number, "rungs": rungs} for number, rungs in sorted(brackets.items())],
+    }
+
+
 def use_out(use: Use, currency: str, storage_bytes: int | None = None) -> dict[str, Any]:
     return {
         "attempts": use.attempts,
@@ -394,6 +431,10 @@ def use_out(use: Use, currency: str, storage_bytes: int | None = None) -> dict[s
 def speaks_55(scope: Scope) -> bool:
     """Tell whether the client knows the words and answers that came with release 5.5."""
     return scope.caller.release >= (5, 5)
+
+
+def _words(scope: Scope) -> Mapping[JobState, str]:
+    return _STATUS_55 if speaks_55(scope) else _STATUS
 
 
 def _text(value: object) -> str | None:

@@ -15,13 +15,13 @@ from sqlalchemy import delete, select, update
 from ....blocks import ArtifactStorage, layout
 from ....schemas.attempts import Attempt, read_attempts
 from ....schemas.errors import NotFound, YardError
-from ....schemas.states import JobState
+from ....schemas.states import FINAL, JobState
 from ...catalog import Catalog
 from ...catalog.models import Experiment, Job, UsageRecord, utc_now
 from ...prices import Prices
 from ..jobs.job_states import WITH_PROCESS
 from ..jobs.runs import FlowRun, FlowRuns, PastState
-from ..projection.adoption import identity
+from ..projection.adoption import TICK, identity
 from .orgs import read_storage_bytes
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 _BATCH = 100
 #: Clocks of workers and server may differ so much.
 _SKEW = timedelta(seconds=5)
+#: Key of an attempt that is of a trial of a sweep, a flow run id, and the moment of that run's state as it was written.
+_TRIAL, _AS_OF = "trial", "as_of"
 #: Prefect's states in which a process of the job is there, or not yet known to be gone.
 _WITH_PROCESS = ("RUNNING", "CANCELLING")
 
@@ -91,13 +93,13 @@ def past_attempts(history: Sequence[PastState], written: Sequence[Attempt], pric
 
 
 def use_of(job: Job, now: datetime, prices: Prices) -> Use:
-    """Return what a job has used until now."""
+    """Return what a job has used until now, with the trials of a sweep."""
     return sum((_use(attempt, now, prices) for attempt in _with_open(job)), Use())
 
 
 def run_seconds(job: Job, now: datetime) -> float:
-    """Return how long the attempts of a job have run together until now."""
-    return sum(_length(attempt, now) for attempt in _with_open(job))
+    """Return how long the attempts of a job have run together until now; the trials of a sweep do not count."""
+    return sum(_length(attempt, now) for attempt in _with_open(job) if _TRIAL not in attempt)
 
 
 class UsageService:
@@ -120,17 +122,26 @@ class UsageService:
             except (YardError, OSError) as error:
                 logger.warning("The account of the job %s is not up to date: %s", job_id, error)
 
+    async def note_sweeps(self) -> None:
+        """Have the accounts of sweeps that go on brought up to date: trials come and go while a sweep stays Running."""
+        going_on = Job.sweep.is_not(None) & Job.state.in_(WITH_PROCESS)
+        async with self._catalog.reading() as session:
+            if await session.scalar(select(Job.id).where(going_on).limit(1)) is None:
+                return
+        async with self._catalog.writing() as session:
+            await session.execute(update(Job).where(going_on).values(unaccounted=True))
+
     async def account(self, job_id: UUID) -> None:
-        """Bring the account of a job up to date: attempts, costs and, when it has stopped, its size."""
+        """Bring the account of a job up to date: attempts, costs and, when it has stopped, its size.
+
+        The trials of a sweep are charged to it.
+        """
         async with self._catalog.reading() as session:
             job = await session.get(Job, job_id)
         if job is None:
             return
-        try:
-            labels = (await self._runs.read(job_id)).labels
-            attempts = past_attempts(await self._runs.read_history(job_id), read_attempts(labels), self.prices)
-        except NotFound:  # deleted in Prefect: what is known stays
-            attempts = list(job.attempts)
+        trials = await self._runs.read_trials(job_id) if job.sweep is not None else []
+        attempts = [*await self._own_attempts(job), *await self._trial_attempts(job, trials)]
         size_bytes = job.size_bytes
         if job.state not in WITH_PROCESS:
             size_bytes = await asyncio.to_thread(self._size_of, job.org, job.id)
@@ -149,17 +160,16 @@ class UsageService:
                     size_bytes=size_bytes,
                 )
             )
-            # A job that has moved on since is looked at again.
+            # A job that has moved on since is looked at again, and a sweep that has left trials.
             settled = update(Job).where(Job.id == job_id, Job.state_at == job.state_at)
-            await session.execute(settled.values(unaccounted=False))
+            await session.execute(settled.values(unaccounted=any(_is_leftover(trial, job) for trial in trials)))
             if closed or job.attempts:
                 await session.execute(delete(UsageRecord).where(UsageRecord.job_id == job_id))
-            session.add_all(_record(job, attempt) for attempt in closed)
+            session.add_all(_records(job, closed))
 
-    async def account_deleted(self, run: FlowRun) -> None:
-        """Keep the account of a job whose row was deleted and whose flow run goes next."""
-        history = await self._runs.read_history(run.id)
-        closed = past_attempts(history, read_attempts(run.labels), self.prices)
+    async def account_deleted(self, run: FlowRun, trials: Sequence[FlowRun]) -> None:
+        """Keep the account of a job whose row was deleted and whose flow run goes next, with its trials."""
+        closed = [attempt for one in (run, *trials) for attempt in await self._attempts_of(one)]
         told = identity(run)
         if not closed or "org" not in told:
             return
@@ -171,8 +181,8 @@ class UsageService:
             action=told.get("action", ""),
         )
         async with self._catalog.writing() as session:
-            await session.execute(delete(UsageRecord).where(UsageRecord.job_id == run.id))
-            session.add_all(_record(job, attempt) for attempt in closed)
+            for record in _records(job, closed):
+                await session.merge(record)  # what was written of trials that are gone stays
 
     async def report(self, org: str, since: datetime | None, until: datetime | None) -> Report:
         """Add up what an org has used; deleted jobs count, running ones until now."""
@@ -219,6 +229,29 @@ class UsageService:
             storage_bytes=storage_bytes,
         )
 
+    async def _own_attempts(self, job: Job) -> list[dict[str, Any]]:
+        try:
+            return await self._attempts_of(await self._runs.read(job.id))
+        except NotFound:  # deleted in Prefect: what is known stays
+            return [attempt for attempt in job.attempts if _TRIAL not in attempt]
+
+    async def _trial_attempts(self, job: Job, trials: Sequence[FlowRun]) -> list[dict[str, Any]]:
+        """Return the attempts of the trials of a sweep; Prefect is asked for those only whose state is a new one."""
+        known: dict[str, list[dict[str, Any]]] = {}
+        for attempt in job.attempts:
+            if _TRIAL in attempt:
+                known.setdefault(attempt[_TRIAL], []).append(attempt)
+        for trial in trials:
+            trial_id, as_of = str(trial.id), trial.state_at.isoformat()
+            if trial.started_at is None or (trial_id in known and known[trial_id][0][_AS_OF] == as_of):
+                continue
+            if attempts := await self._attempts_of(trial):
+                known[trial_id] = [{**attempt, _TRIAL: trial_id, _AS_OF: as_of} for attempt in attempts]
+        return [attempt for attempts in known.values() for attempt in attempts]
+
+    async def _attempts_of(self, run: FlowRun) -> list[dict[str, Any]]:
+        return past_attempts(await self._runs.read_history(run.id), read_attempts(run.labels), self.prices)
+
     def _size_of(self, org: str, job_id: UUID) -> int:
         sizes = [file.size_bytes for file in self._storage.list_files(layout.job(org, job_id))]
         for path in (layout.log(org, job_id), layout.earlier_log(org, job_id), layout.download(org, job_id)):
@@ -232,7 +265,8 @@ class UsageService:
 def _with_open(job: Job) -> Iterable[Mapping[str, Any]]:
     """Return the attempts of a job; one that has just started is not in its account yet."""
     yield from job.attempts
-    if job.state == JobState.RUNNING and not any(attempt["ended_as"] is None for attempt in job.attempts):
+    is_known = any(attempt["ended_as"] is None for attempt in job.attempts if _TRIAL not in attempt)
+    if job.state == JobState.RUNNING and not is_known:
         yield {"started_at": job.state_at.isoformat(), "ended_as": None, "seconds": 0.0}
 
 
@@ -261,11 +295,29 @@ def _use(attempt: Mapping[str, Any], now: datetime, prices: Prices) -> Use:
     )
 
 
-def _record(job: Job, attempt: Mapping[str, Any]) -> UsageRecord:
+def _is_leftover(trial: FlowRun, job: Job) -> bool:
+    """Tell whether a trial of a sweep that has stopped has not."""
+    if job.state == JobState.PAUSED:
+        return trial.state not in (*FINAL, JobState.PAUSED)
+    return job.state in FINAL and trial.state not in FINAL
+
+
+def _records(job: Job, attempts: Sequence[Mapping[str, Any]]) -> list[UsageRecord]:
+    """Return attempts as they stay when the job is deleted; no two begin at the same moment."""
+    found: dict[datetime, UsageRecord] = {}
+    for attempt in attempts:
+        started_at = datetime.fromisoformat(attempt["started_at"])
+        while started_at in found:
+            started_at += TICK
+        found[started_at] = _record(job, attempt, started_at)
+    return list(found.values())
+
+
+def _record(job: Job, attempt: Mapping[str, Any], started_at: datetime) -> UsageRecord:
     cpu_seconds, gpu_seconds = _seconds(attempt)
     return UsageRecord(
         job_id=job.id,
-        started_at=datetime.fromisoformat(attempt["started_at"]),
+        started_at=started_at,
         org=job.org,
         experiment_id=job.experiment_id,
         dataset_id=job.dataset_id,

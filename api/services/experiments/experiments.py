@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from ....schemas.base_experiments import BaseExperiment
 from ....schemas.errors import InvalidInput, NotFound
 from ....schemas.jobs import Datasets
 from ....schemas.states import FINAL, JobState
+from ....schemas.sweeps import KPI
 from ...catalog import Catalog
 from ...catalog.models import Dataset, Experiment, ExperimentDataset, Job, Purge, utc_now
 from ..access import read_dataset, read_experiment
@@ -31,6 +33,7 @@ from ..upkeep.cleanup import CleanUp, needed, purge_of, refuse
 from .base import BaseExperimentService, merge_page
 from .records import ROLES, read_datasets, write_record
 from .specs import find_network
+from .sweeps import check_settings, merged
 
 #: What may be filtered; `kind` and `read_only` are labels that every experiment has.
 _COLUMNS: dict[str, Any] = {
@@ -88,7 +91,8 @@ class ExperimentService:
         """Add an experiment. `values` are columns, `datasets` the ids by role.
 
         Raises:
-            InvalidInput: a network, data set, metric or base experiment that is not there or does not fit.
+            InvalidInput: a network, data set, metric or base experiment that is not there or does not fit, or
+                settings of a search that cannot be.
         """
         record = find_network(network)
         row = Experiment(
@@ -105,11 +109,12 @@ class ExperimentService:
                 "checkpoint": "best_model",
                 "checkpoint_epochs": {},
                 "base_experiment_ids": [],
-                "sweep": {},
                 **values,
+                "sweep": merged({}, values.get("sweep", {})),
             },
         )
         await self._check(record, values)
+        await asyncio.to_thread(check_settings, record, row.sweep, row.metric)
         async with self._catalog.writing() as session:
             if (made := await session.get(Experiment, row.id)) is not None:  # by an earlier try
                 return await self._view(session, made)
@@ -170,9 +175,13 @@ class ExperimentService:
             record = find_network(row.network)
             await self._check(record, values)
             for name, value in values.items():
-                if name == "checkpoint_epochs" or name == "sweep":
-                    value = getattr(row, name) | value
+                if name == "checkpoint_epochs":
+                    value = row.checkpoint_epochs | value
+                elif name == "sweep":
+                    value = merged(row.sweep, value)
                 setattr(row, name, value)
+            if "sweep" in values or "metric" in values:
+                await asyncio.to_thread(check_settings, record, row.sweep, row.metric)
             row.labels = row.labels | dict(labels)
             row.updated_at = utc_now()
             await _check_workspace(session, org, labels)
@@ -229,10 +238,10 @@ class ExperimentService:
 
     async def _check(self, network: Network, values: Mapping[str, Any]) -> None:
         metric = values.get("metric")
-        if metric is not None and metric not in (*network.metrics, "kpi", "loss"):
+        if metric is not None and metric not in (*network.metrics, *network.training_metrics, KPI, "", "loss"):
             raise InvalidInput(
                 f"metric: {network.name} has no metric {metric!r}.",
-                hint=f"It has {', '.join(network.metrics)}; kpi stands for {network.key_metric}.",
+                hint=f"It has {', '.join(network.metrics)}; {KPI} stands for {network.key_metric}.",
             )
         for base_id in values.get("base_experiment_ids", ()):
             try:

@@ -27,11 +27,13 @@ from ..paging import Page, read_page
 from ..projection.projection import Projection
 from .busy import BusyJobs
 from .holds import Doomed, Held
+from .job_states import LIVE
 from .planning import NewJob, Owner, Plan, Planner
 from .reasons import JobView, Reasons
 from .runs import FlowRun, FlowRuns, NextState
 from .settling import Settler
 from .stopping import CANCEL, PAUSE, Stop, stop_run
+from .sweeps import SweepService
 from .variables import VariableBook
 
 #: In the way of the first jobs of a request until all of them are there.
@@ -53,6 +55,7 @@ class JobService:
         busy: BusyJobs,
         reasons: Reasons,
         variables: VariableBook,
+        sweeps: SweepService,
     ) -> None:
         self._catalog = catalog
         self._storage = storage
@@ -62,7 +65,8 @@ class JobService:
         self._busy = busy
         self._reasons = reasons
         self._variables = variables
-        self._planner = Planner(catalog, storage)
+        self._sweeps = sweeps
+        self._planner = Planner(catalog, storage, sweeps)
 
     async def run(self, owner: Owner, asked: NewJob) -> UUID:
         """Start a job, now or when nothing is in its way any more, and return its id.
@@ -185,9 +189,12 @@ class JobService:
     async def resume(self, owner: Owner, job_id: UUID, *, parent_id: UUID | None, spec: object) -> None:
         """Go on with a cancelled or paused training job under the same id, from its newest checkpoint.
 
+        A sweep goes on with the settings that its experiment has now, also when it has failed; one that is done, when
+        they ask for more.
+
         Raises:
             ActionNotAllowed: no training job, or one that is not cancelled or paused.
-            InvalidInput: another parent or spec that does not fit.
+            InvalidInput: another parent, spec or search that does not fit.
         """
         if (await self.read(owner, job_id)).state in (JobState.PAUSING, JobState.CANCELLING):
             # Its process may have ended this very moment.
@@ -199,42 +206,61 @@ class JobService:
 
     async def _resume(self, owner: Owner, job_id: UUID, parent_id: UUID | None, spec: object) -> None:
         job = await self.read(owner, job_id)
-        action = Action(job.action)
-        if action not in TRAINING:
-            raise ActionNotAllowed("Action not train.", hint="Only train and retrain can be resumed.")
-        if job.state not in (JobState.CANCELLED, JobState.PAUSED):
-            wait = job.state in (JobState.PAUSING, JobState.CANCELLING)
-            raise ActionNotAllowed(
-                f"The job is {job.state}; only a cancelled or paused one can be resumed.",
-                hint="Wait until its process has ended." if wait else "Run a new job.",
-            )
-        changes: dict[str, Any] = {}
-        if spec:
-            changes["spec"] = checked_spec(action, job.network, spec)
-        if parent_id is not None and parent_id != job.parent_id:
-            await self._planner.read_parent(owner.org, action, parent_id, job.network)
-            await self._refuse_cycle(job_id, parent_id)
-            changes["parent_job_id"] = str(parent_id)
+        _refuse_to_resume(job)
+        if job.state == JobState.DONE:
+            await self._refuse_live_children(job_id)
+        run, said = await self._runs.read(job_id), "Resumed by the user."
+        path = layout.resume(owner.org, job_id)
+        before = await asyncio.to_thread(self._read_changes, path)
+        changes = before | await self._changes(owner.org, job, parent_id, spec)
+        if job.sweep is not None:
+            settings, note = await self._sweeps.settings_to_go_on(job, {**run.parameters, **changes})
+            changes["settings"] = settings.model_dump(mode="json", exclude_none=True)
+            said += note
         found = await self._settler.hold_of(owner.org, parent_id or job.parent_id, [UUID(i) for i in job.dataset_ids])
         if isinstance(found, Doomed):
             raise InvalidInput(f"The job cannot go on: {found.reason}", hint="Run a new job.")
         if changes:
-            path = layout.resume(owner.org, job_id)
             await asyncio.to_thread(self._storage.write_json, path, changes)
             async with self._catalog.writing() as session:
                 row = await read_job(session, owner.org, job_id, lock=True)
                 row.spec = dict(spec) if isinstance(spec, Mapping) and spec else row.spec
                 row.parent_id = parent_id or row.parent_id
-        await asyncio.to_thread(reopen_log, self._storage, owner.org, job_id, "Resumed by the user.")
-        run = await self._runs.read(job_id)
+        await asyncio.to_thread(reopen_log, self._storage, owner.org, job_id, said)
         if run.infrastructure_pid and not run.owned:
             await self._runs.forget_process(job_id)
         state = NextState(type="SCHEDULED", name="Resuming", message="Resumed by the user.")
         if found is not None:
             state = NextState(type="SCHEDULED", name=found.name, message=found.sentence, far=True)
-        if not await self._runs.move_one(job_id, state, types=["PAUSED", "CANCELLED"]):
+        ended = job.state in (JobState.DONE, JobState.FAILED)
+        types = ["COMPLETED", "FAILED", "CRASHED"] if ended else ["PAUSED", "CANCELLED"]
+        # Prefect's own rules let no run go on that has completed.
+        if not await self._runs.move_one(job_id, state, types=types, force=ended):
             await asyncio.to_thread(end_log, self._storage, owner.org, job_id, JobState(job.state))
             raise ActionNotAllowed("The job was changed in Prefect meanwhile.", hint="Look at it again.")
+
+    async def _changes(self, org: str, job: Job, parent_id: UUID | None, spec: object) -> dict[str, Any]:
+        """Return what a job gets instead of parameters of its flow run."""
+        action = Action(job.action)
+        changes: dict[str, Any] = {"spec": checked_spec(action, job.network, spec)} if spec else {}
+        if parent_id is not None and parent_id != job.parent_id:
+            await self._planner.read_parent(org, action, parent_id, job.network)
+            await self._refuse_cycle(job.id, parent_id)
+            changes["parent_job_id"] = str(parent_id)
+        return changes
+
+    def _read_changes(self, path: str) -> dict[str, Any]:
+        """Return what the job got when it was resumed before."""
+        return dict(self._storage.read_json(path)) if self._storage.exists(path) else {}
+
+    async def _refuse_live_children(self, job_id: UUID) -> None:
+        """Raise while a child of a job reads its result, or is about to."""
+        query = select(Job.id).where(Job.parent_id == job_id, Job.state.in_(LIVE)).limit(1)
+        async with self._catalog.reading() as session:
+            if (child := await session.scalar(query)) is not None:
+                raise ActionNotAllowed(
+                    f"The job {child} starts from the result, which would change.", hint="Wait for it or cancel it."
+                )
 
     async def _refuse_cycle(self, job_id: UUID, parent_id: UUID) -> None:
         """Raise when the job is an ancestor of its parent-to-be."""
@@ -258,8 +284,9 @@ class JobService:
             run = await stop_run(self._runs, job.id, how, message)
         await self._projection.apply(run)
         if run.state in FINAL:
-            # The projector may have been faster and still be busy with the children: who is answered finds them ended.
-            await self._settler.settle_after(job, run.state)
+            # The projector may have been faster and still be busy with children and trials: who is answered finds them
+            # ended.
+            await self._projection.follow_up(job, run.state)
 
     @staticmethod
     async def _read(session: AsyncSession, owner: Owner, job_id: UUID) -> Job:
@@ -288,11 +315,11 @@ class JobService:
             raise InvalidInput(found.reason, hint="Run the parent again or upload the data, then start the job.")
         held = first or found or (_TOGETHER if together or secret is not None else None)
         run = await self._runs.create(
-            plan.action,
+            plan.flow,
             plan.subject,
             parameters={**plan.parameters, **({"parent_job_id": str(parent_id)} if parent_id else {})},
             tags=plan.tags_with(parent_id),
-            name=f"{plan.action}-{plan.subject}",
+            name=f"{plan.flow}-{plan.subject}",
             job_variables=plan.job_variables,
             priority=plan.asked.priority,
             held=held,
@@ -353,6 +380,8 @@ class JobService:
         job.max_pending_s, job.expires_at = limits.max_pending_s, limits.expires_at
         job.spec = dict(asked.spec) if isinstance(asked.spec, Mapping) else {}
         job.dataset_ids = [str(i) for i in plan.dataset_ids]
+        if plan.sweep is not None and job.sweep is None:
+            job.sweep = {}
         job.updated_at = utc_now()
 
     async def _forget(self, made: Sequence[UUID]) -> None:
@@ -369,3 +398,15 @@ class JobService:
             if org is not None:
                 await asyncio.to_thread(self._storage.remove, layout.log(org, run_id))
                 await asyncio.to_thread(self._storage.remove, layout.job(org, run_id))
+
+
+def _refuse_to_resume(job: Job) -> None:
+    """Raise when a job cannot be resumed, whatever with. A sweep can go on from every end."""
+    if Action(job.action) not in TRAINING:
+        raise ActionNotAllowed("Action not train.", hint="Only train and retrain can be resumed.")
+    if job.state not in (JobState.PAUSED, *(FINAL if job.sweep is not None else (JobState.CANCELLED,))):
+        wait = job.state in (JobState.PAUSING, JobState.CANCELLING)
+        raise ActionNotAllowed(
+            f"The job is {job.state}; only a cancelled or paused one can be resumed.",
+            hint="Wait until its process has ended." if wait else "Run a new job.",
+        )

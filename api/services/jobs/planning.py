@@ -16,6 +16,7 @@ from ....schemas.attempts import Priority
 from ....schemas.errors import ActionNotAllowed, InvalidInput, NotFound
 from ....schemas.jobs import TAG, Datasets
 from ....schemas.states import JobState
+from ....schemas.sweeps import SweepSettings
 from ...catalog import Catalog
 from ...catalog.models import Dataset, Experiment, Job
 from ..access import read_dataset, read_experiment, read_job
@@ -23,6 +24,9 @@ from ..data.data_status import DatasetStatus
 from ..data.manifests import read_manifest
 from ..experiments.records import read_datasets
 from ..experiments.specs import checked_spec, spec_model, wanted_gpus
+from ..experiments.sweeps import is_enabled
+from .runs import SWEEP_FLOW
+from .sweeps import SweepService
 
 #: Which data sets an action cannot do without, by the field of the experiment that names them.
 _NEEDED = {
@@ -32,6 +36,8 @@ _NEEDED = {
     Action.INFERENCE: "inference",
 }
 _FIELDS = {"train": "train_datasets", "eval": "eval_dataset", "inference": "inference_dataset"}
+#: A sweep may lose so many workers: it only waits for its trials, and nothing that they do ends it.
+_SWEEP_ATTEMPTS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +92,20 @@ class Plan:
     parent_id: UUID | None
     after: int | None
     """Place in the same request of the job that it starts from, which has no id yet."""
+    sweep: SweepSettings | None = None
+    """Set when the job is a sweep."""
+
+    @property
+    def flow(self) -> str:
+        return SWEEP_FLOW if self.sweep is not None else self.action
 
     @property
     def job_variables(self) -> dict[str, Any]:
         found = {"gpus": self.asked.num_gpu} if self.asked.num_gpu else {"gpus_up_to": wanted_gpus(self.parameters)}
+        if self.sweep is not None:
+            # It takes no slot. `gpus_up_to`, which `gpus` overrules, says what its trials want.
+            trial_gpus = self.asked.num_gpu or wanted_gpus(self.parameters)
+            found = {"cpus": 0, "gpus": 0, "gpus_up_to": trial_gpus, "max_attempts": _SWEEP_ATTEMPTS}
         if self.asked.limits.max_attempts is not None:
             found["max_attempts"] = self.asked.limits.max_attempts
         return found
@@ -110,16 +126,17 @@ class _Parent:
 
 
 class Planner:
-    def __init__(self, catalog: Catalog, storage: ArtifactStorage) -> None:
+    def __init__(self, catalog: Catalog, storage: ArtifactStorage, sweeps: SweepService) -> None:
         self._catalog = catalog
         self._storage = storage
+        self._sweeps = sweeps
 
     async def plan(self, owner: Owner, asked: NewJob, earlier: Sequence[Plan] = ()) -> Plan:
         """Return a job that can be submitted. It may start from one of the `earlier` ones of the same request.
 
         Raises:
             NotFound: no such experiment, data set or parent.
-            InvalidInput: the action, its spec, its data or its parent do not fit.
+            InvalidInput: the action, its spec, its data, its parent or the settings of the search do not fit.
         """
         async with self._catalog.reading() as session:
             if owner.experiment_id is not None:
@@ -143,13 +160,20 @@ class Planner:
                 hint=f"Give the id of a job of one of the actions {_words(MODEL_PARENTS[action])}.",
             )
         parameters: dict[str, Any] = {"org": owner.org, "spec": spec, "name": asked.name or None}
+        sweep = None
         if experiment is not None:
-            if experiment.sweep.get("automl_enabled") and action is Action.TRAIN:
-                raise InvalidInput(
-                    "automl_settings.automl_enabled: sweeps are not available yet.", hint="PATCH it to false."
-                )
             used = await self._check_datasets(owner.org, action, datasets)
             parameters |= _experiment_parameters(experiment, datasets, parent)
+            if action is Action.TRAIN and is_enabled(experiment.sweep):
+                if datasets.eval is None:
+                    raise InvalidInput(
+                        "eval_dataset: the experiment has none, and a search compares its trials on evaluation data.",
+                        hint="PATCH the experiment with eval_dataset.",
+                    )
+                sweep = await self._sweeps.settings_to_start(experiment, spec)
+                # None is left out: its trials start from no checkpoint of a parent.
+                settings = sweep.model_dump(mode="json", exclude_none=True)
+                parameters |= {"settings": settings, "checkpoint": None, "checkpoint_epoch": None}
         else:
             assert dataset is not None
             parameters["dataset_id"] = str(dataset.id)
@@ -171,6 +195,7 @@ class Planner:
             dataset_ids=used,
             parent_id=parent.id if parent else None,
             after=parent.after if parent else None,
+            sweep=sweep,
         )
 
     async def read_parent(self, org: str, action: Action, parent_id: UUID, network: str | None) -> Job:

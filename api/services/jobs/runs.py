@@ -7,6 +7,7 @@ import base64
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from ....schemas.attempts import OWNER_LABEL, Priority
 from ....schemas.errors import Conflict, NotFound, Unavailable, YardError
 from ....schemas.jobs import TAG
 from ....schemas.states import HELD_STATES, JobState, job_state
+from ....schemas.sweeps import SWEEP_TAG
 from ..accounts.idempotency import new_id
 from .holds import Held
 
@@ -27,11 +29,15 @@ FAR_FUTURE = "2999-12-31T00:00:00+00:00"
 PAGE = 200
 #: Most runs that Prefect moves in one request.
 BULK = 50
+#: Name of the flow of a train job that is a sweep; all other jobs have a flow of the name of their action.
+SWEEP_FLOW = "sweep"
 #: More writers at once only make SQLite stall (see docs of the database in use).
 _WRITERS = 4
 _GIVE_UP_AFTER_S = 15.0
 #: Deployments of our actions hand one of these to their runs; a run without a deployment gets it when it starts.
 _JOB_TAGS = [f"{TAG}action:{action}" for action in Action]
+#: Types of Prefect's states that runs end in.
+_ENDED = ("COMPLETED", "CANCELLED", "FAILED", "CRASHED")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,7 @@ class FlowRun:
     """What the catalog needs to know of a flow run."""
 
     id: UUID
+    flow_id: UUID
     deployment_id: UUID | None
     name: str
     state: JobState
@@ -64,6 +71,7 @@ class FlowRun:
             return None
         return cls(
             id=UUID(raw["id"]),
+            flow_id=UUID(raw["flow_id"]),
             deployment_id=UUID(raw["deployment_id"]) if raw.get("deployment_id") else None,
             name=raw.get("name") or "",
             state=job_state(state["type"], state["name"]),
@@ -85,6 +93,11 @@ class FlowRun:
     def owned(self) -> bool:
         """Whether a worker says that it has the run."""
         return bool(self.labels.get(OWNER_LABEL))
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether the run is a part of a sweep, and no job of its own."""
+        return any(tag.startswith(f"{SWEEP_TAG}:") for tag in self.tags)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +135,11 @@ class PastState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """An action of a network or data set type that workers can run."""
+    """A flow for a network or data set type that workers can run."""
 
     id: UUID
-    action: Action
+    flow: str
+    """Name of an action, or `SWEEP_FLOW`."""
     subject: str
     """Name of the network, or of the data set type for conversions."""
 
@@ -141,6 +155,7 @@ class FlowRuns:
         self._client = httpx.AsyncClient(base_url=api_url, headers=headers, timeout=30, trust_env=False)
         self._writers = asyncio.Semaphore(_WRITERS)
         self._deployments: dict[UUID, Deployment] = {}
+        self._flows: dict[str, str] = {}
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -152,20 +167,18 @@ class FlowRuns:
             return False
 
     async def deployments(self, refresh: bool = False) -> dict[UUID, Deployment]:
-        """Return the deployments of our actions by id, from memory unless `refresh`."""
+        """Return the deployments of the flows of jobs by id, from memory unless `refresh`."""
         if refresh or not self._deployments:
             found: dict[UUID, Deployment] = {}
             for offset in range(0, 10_000, PAGE):
                 page = await self._call(
                     "POST",
                     "/deployments/filter",
-                    {"flows": {"name": {"any_": list(Action)}}, "limit": PAGE, "offset": offset},
+                    {"flows": {"name": {"any_": [*Action, SWEEP_FLOW]}}, "limit": PAGE, "offset": offset},
                 )
                 flows = await self._flow_names({raw["flow_id"] for raw in page})
                 for raw in page:
-                    deployment = Deployment(
-                        id=UUID(raw["id"]), action=Action(flows[raw["flow_id"]]), subject=raw["name"]
-                    )
+                    deployment = Deployment(id=UUID(raw["id"]), flow=flows[raw["flow_id"]], subject=raw["name"])
                     found[deployment.id] = deployment
                 if len(page) < PAGE:
                     break
@@ -174,7 +187,7 @@ class FlowRuns:
 
     async def create(
         self,
-        action: Action,
+        flow: str,
         subject: str,
         *,
         parameters: Mapping[str, Any],
@@ -184,10 +197,10 @@ class FlowRuns:
         priority: Priority = Priority.NORMAL,
         held: Held | None = None,
     ) -> FlowRun:
-        """Create a run of the deployment `action/subject`, due now or held back.
+        """Create a run of the deployment `flow/subject`, due now or held back.
 
         Raises:
-            Unavailable: the server does not answer, or nobody has deployed the action.
+            Unavailable: the server does not answer, or nobody has deployed the flow.
         """
         state = NextState(type="SCHEDULED")
         if held is not None:
@@ -206,7 +219,7 @@ class FlowRuns:
             body["job_variables"] = dict(job_variables)
         async with self._writers:
             for refresh in (False, True):
-                deployment = await self._deployment(action, subject, refresh)
+                deployment = await self._deployment(flow, subject, refresh)
                 try:
                     raw = await self._call("POST", f"/deployments/{deployment.id}/create_flow_run", body)
                     break
@@ -255,6 +268,26 @@ class FlowRuns:
         """Return a page of the jobs that are held back."""
         return await self._filter({"tags": {"any_": _JOB_TAGS}, "state": {"name": {"any_": list(HELD_STATES)}}}, offset)
 
+    async def read_trials(self, sweep_id: UUID, *, live: bool = False) -> list[FlowRun]:
+        """Return the runs of the trials of a sweep; with `live` only those that have not ended."""
+        wanted: dict[str, Any] = {"tags": {"all_": [f"{SWEEP_TAG}:{sweep_id}"]}}
+        if live:
+            wanted["state"] = {"type": {"not_any_": _ENDED}}
+        found: list[FlowRun] = []
+        for offset in count(0, PAGE):
+            page = await self._filter(wanted, offset, sort="ID_DESC")
+            found += page
+            if len(page) < PAGE:
+                break
+        return found
+
+    async def is_sweep(self, run: FlowRun) -> bool:
+        """Tell whether a run is a sweep, by the name of its flow: that of others calls it, too."""
+        flow_id = str(run.flow_id)
+        if flow_id not in self._flows:
+            self._flows |= await self._flow_names({flow_id})
+        return self._flows.get(flow_id) == SWEEP_FLOW
+
     async def read_upcoming_page(self, actions: Collection[Action], offset: int) -> list[FlowRun]:
         """Return a page of the runs of some actions that are set for later."""
         wanted = {
@@ -264,8 +297,10 @@ class FlowRuns:
         }
         return await self._filter(wanted, offset)
 
-    async def _filter(self, flow_runs: Mapping[str, Any], offset: int) -> list[FlowRun]:
-        body = {"flow_runs": flow_runs, "sort": "EXPECTED_START_TIME_DESC", "limit": PAGE, "offset": offset}
+    async def _filter(
+        self, flow_runs: Mapping[str, Any], offset: int, sort: str = "EXPECTED_START_TIME_DESC"
+    ) -> list[FlowRun]:
+        body = {"flow_runs": flow_runs, "sort": sort, "limit": PAGE, "offset": offset}
         page = await self._call("POST", "/flow_runs/filter", body)
         return [run for raw in page if (run := FlowRun.parse(raw)) is not None]
 
@@ -365,12 +400,12 @@ class FlowRuns:
         except NotFound:
             return
 
-    async def _deployment(self, action: Action, subject: str, refresh: bool) -> Deployment:
+    async def _deployment(self, flow: str, subject: str, refresh: bool) -> Deployment:
         for again in (refresh, True):
             for deployment in (await self.deployments(refresh=again)).values():
-                if deployment.action == action and deployment.subject == subject:
+                if deployment.flow == flow and deployment.subject == subject:
                     return deployment
-        raise Unavailable(f"Nothing is deployed for {action}/{subject}.", hint="`trainyard status` shows what runs.")
+        raise Unavailable(f"Nothing is deployed for {flow}/{subject}.", hint="`trainyard status` shows what runs.")
 
     async def _flow_names(self, ids: set[str]) -> dict[str, str]:
         if not ids:

@@ -32,8 +32,11 @@ async def adopt_run(catalog: Catalog, runs: FlowRuns, run_id: UUID) -> Job | Non
             return None
     # why: a deletion that is complete has taken the flow run, too; whoever has read that earlier must not adopt it
     run = await runs.read(run_id)
+    if run.is_trial:
+        return None
+    is_sweep = await runs.is_sweep(run)
     async with catalog.reading() as session:
-        job = await _row_of(session, run)
+        job = await _row_of(session, run, is_sweep)
     if job is None:
         return None
     try:
@@ -45,7 +48,7 @@ async def adopt_run(catalog: Catalog, runs: FlowRuns, run_id: UUID) -> Job | Non
     return job
 
 
-async def _row_of(session: AsyncSession, run: FlowRun) -> Job | None:
+async def _row_of(session: AsyncSession, run: FlowRun, is_sweep: bool) -> Job | None:
     found = identity(run)
     try:
         action = Action(found.get("action", ""))
@@ -97,6 +100,7 @@ async def _row_of(session: AsyncSession, run: FlowRun) -> Job | None:
         message="",
         fraction=0.0,
         history=[],
+        sweep={} if is_sweep else None,
         created_at=run.created_at,
     )
 

@@ -64,6 +64,8 @@ class ProgressBook:
             if job.progress_at is not None and last.at < job.progress_at:
                 return
             job.progress_at, job.fraction, job.eta_s = last.at, last.fraction, last.eta_s
+            if last.sweep is not None:
+                job.sweep = last.sweep.model_dump(mode="json")
             if job.state not in (JobState.PAUSING, JobState.CANCELLING, JobState.PAUSED):  # those have their own
                 job.message = last.message[:6400]
             job.updated_at = utc_now()

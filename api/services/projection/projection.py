@@ -27,6 +27,7 @@ from ..jobs.holds import told_to
 from ..jobs.job_states import LIVE, WITH_PROCESS
 from ..jobs.runs import PAGE, FlowRun, FlowRuns
 from ..jobs.settling import Settler
+from ..jobs.trials import Trials
 from .adoption import TICK, adopt_run
 from .progress import ProgressBook
 
@@ -49,6 +50,7 @@ class Projection:
         settler: Settler,
         progress: ProgressBook,
         busy: BusyJobs,
+        trials: Trials,
     ) -> None:
         self._catalog = catalog
         self._storage = storage
@@ -56,6 +58,7 @@ class Projection:
         self._settler = settler
         self._progress = progress
         self._busy = busy
+        self._trials = trials
         #: Flow runs of unknown orgs, so that every comparison does not look at them again.
         self._nobodys: set[UUID] = set()
 
@@ -84,7 +87,7 @@ class Projection:
                 # What was read before may have been put right by whoever was busy with the job.
                 stopped = await self._write(await self._runs.read(run.id) if waited else run)
             if stopped is not None:
-                await self._settler.settle_after(job, stopped)
+                await self.follow_up(job, stopped)
         return True
 
     async def _write(self, run: FlowRun) -> JobState | None:
@@ -96,6 +99,9 @@ class Projection:
         values = await self._values(job, run)
         state = JobState(values["state"])
         stopped = state in FINAL or state == JobState.PAUSED
+        if state in FINAL and job.sweep is not None:
+            # Its last report says how it ended, and an ended job takes no more reports.
+            await self._progress.catch_up(job)
         if stopped:
             # A process says itself how it ended; nobody else speaks for a job that had none.
             had_process = job.state in WITH_PROCESS and state != JobState.PAUSED
@@ -162,9 +168,16 @@ class Projection:
                     return
                 job.state, job.state_at, job.ended_at, job.updated_at = JobState.FAILED, now, now, now
                 job.state_name, job.due_at = "Deleted", None
+                job.unaccounted = job.unaccounted or job.sweep is not None
                 job.message = "The flow run of this job was deleted in Prefect."
             await asyncio.to_thread(end_log, self._storage, job.org, job_id, JobState.FAILED, job.message)
-        await self._settler.settle_after(job, JobState.FAILED)
+        await self.follow_up(job, JobState.FAILED)
+
+    async def follow_up(self, job: Job, state: JobState) -> None:
+        """Do what follows for others when a job has stopped; once more does no harm."""
+        await self._settler.settle_after(job, state)
+        if job.sweep is not None:
+            await self._trials.stop_after(job.id)
 
     async def _values(self, job: Job, run: FlowRun) -> dict[str, Any]:
         """Return the columns that follow from the state of the flow run."""
@@ -183,6 +196,8 @@ class Projection:
             told = run.state_name == AWAITING_RETRY or run.state_type == "PENDING"
             values |= {"message": run.message[:6400] if told else "", "ended_at": None, "eta_s": None, "result": None}
             values |= {"tar_size_bytes": None, "tar_sha256": None}
+            if job.state == JobState.DONE:
+                values["fraction"] = 0.0
             if run.state == JobState.PENDING and (job.state != JobState.PENDING or job.pending_at is None):
                 values["pending_at"] = run.state_at
         elif run.state == JobState.RUNNING:

@@ -16,6 +16,7 @@ from prefect.events.schemas.events import Event
 
 from ....schemas.errors import NotFound, YardError
 from ....schemas.progress import PROGRESS_EVENT
+from ....schemas.sweeps import SWEEP_TAG
 from ..jobs.runs import FlowRuns
 from .progress import ProgressBook
 from .projection import Projection
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _RUN = "prefect.flow-run."
 _IGNORED = frozenset({f"{_RUN}heartbeat"})
+#: How Prefect names the tag of a trial, among what an event is about.
+_TRIAL = f"prefect.tag.{SWEEP_TAG}:"
 _RETRY_S = 1.0
 #: Prefect drops events of a slow reader, so reading never waits for the database.
 _QUEUE_MAX = 10_000
@@ -84,7 +87,7 @@ class Projector:
                 ) as subscriber:
                     self._thorough = True  # whatever happened while nobody listened
                     async for event in subscriber:
-                        if event.event not in _IGNORED:
+                        if event.event not in _IGNORED and not is_of_trial(event):
                             with contextlib.suppress(asyncio.QueueFull):  # the reconciler sees it later
                                 self._events.put_nowait(event)
             except Exception as error:  # noqa: BLE001 - it must outlive every fault of the connection
@@ -122,6 +125,11 @@ class Projector:
         except BaseException:
             self._thorough = self._thorough or thorough
             raise
+
+
+def is_of_trial(event: Event) -> bool:
+    """Tell whether an event is about a trial of a sweep, which is no job; Prefect need not be asked for that."""
+    return any(resource.id.startswith(_TRIAL) for resource in event.related)
 
 
 def _run_id(event: Event) -> UUID | None:

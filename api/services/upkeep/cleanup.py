@@ -194,9 +194,13 @@ class CleanUp:
 
     async def _free(self, purge: Purge) -> int:
         freed, held, run = 0, False, None
+        trials: list[FlowRun] = []
         if purge.flow_run_id is not None:
             run = await self._stopped(purge.flow_run_id)
             if run is not None and run.state not in FINAL:
+                return 0
+            trials = await self._runs.read_trials(purge.flow_run_id)
+            if not await self._have_ended(trials):
                 return 0
             # First what needs the most servers, and last what all the rest is found by.
             registered = await self._mlflow.registered()
@@ -208,8 +212,9 @@ class CleanUp:
         for path in purge.paths:
             freed += await asyncio.to_thread(self._storage.remove, path)
         if run is not None:
-            await self._usage.account_deleted(run)
-            await self._runs.delete(run.id)
+            await self._usage.account_deleted(run, trials)
+        for gone in (*trials, *([run] if run is not None else [])):
+            await self._runs.delete(gone.id)
         if held:
             self._held.add(purge.id)
             return freed
@@ -244,6 +249,12 @@ class CleanUp:
             return await stop_run(self._runs, run_id, CANCEL, "Deleted by the user.")
         except NotFound:
             return None
+
+    async def _have_ended(self, trials: Sequence[FlowRun]) -> bool:
+        """Stop the trials of a deleted sweep; tell whether none of them writes any more."""
+        left = [trial for trial in trials if trial.state not in FINAL]
+        stopped = [await self._stopped(trial.id) for trial in left]
+        return all(trial is None or trial.state in FINAL for trial in stopped)
 
     async def _mlflow_runs(self, purge: Purge) -> list[MlflowRun]:
         assert purge.flow_run_id is not None

@@ -11,11 +11,13 @@ from uuid import UUID
 import httpx
 
 from ....schemas.errors import Unavailable
+from ....schemas.sweeps import SWEEP_TAG
 
 #: What MLflow says of a run: its `info`.
 MlflowRun: TypeAlias = Mapping[str, Any]
 
-_JOB_TAG = "trainyard.job_id"
+#: Tags with the id of the job that a run is of; those of trials have the second one, with that of their sweep.
+_JOB_TAGS = ("trainyard.job_id", SWEEP_TAG)
 _PAGE = 1000
 #: Scheme of artifacts that lie with the MLflow server; others were put elsewhere by whoever set it up so.
 _OWN = "mlflow-artifacts"
@@ -43,7 +45,10 @@ class MlflowRuns:
         return frozenset(version["run_id"] for version in versions if version.get("run_id"))
 
     async def runs_of(self, org: str, job_id: UUID, run_id: str | None) -> list[MlflowRun]:
-        """Return the MLflow runs of a job of an org: those with its tag, and the one that it wrote down itself."""
+        """Return the MLflow runs of a job of an org: those with its tag, and the one that it wrote down itself.
+
+        Those of its trials are among the runs of a sweep.
+        """
         if self._client is None:
             return []
         found: dict[str, MlflowRun] = {}
@@ -52,9 +57,10 @@ class MlflowRuns:
         named = {"filter": f"name LIKE '{org}/%'", "view_type": "ALL"}
         experiments = await self._pages("POST", "mlflow/experiments/search", named, "experiments")
         if ids := [experiment["experiment_id"] for experiment in experiments]:
-            wanted = {"experiment_ids": ids, "filter": f"tags.`{_JOB_TAG}` = '{job_id}'", "run_view_type": "ALL"}
-            for run in await self._pages("POST", "mlflow/runs/search", wanted, "runs"):
-                found[run["info"]["run_id"]] = run["info"]
+            for tag in _JOB_TAGS:
+                wanted = {"experiment_ids": ids, "filter": f"tags.`{tag}` = '{job_id}'", "run_view_type": "ALL"}
+                for run in await self._pages("POST", "mlflow/runs/search", wanted, "runs"):
+                    found[run["info"]["run_id"]] = run["info"]
         return list(found.values())
 
     async def history(self, run_id: str, key: str) -> list[tuple[int, float]]:
