@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from prefect_trainyard.api.services.experiments.sweeps import WORDS
 from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.deployments.settings import YardSettings
 from prefect_trainyard.deployments.worker_settings import WorkerSettings
+from prefect_trainyard.schemas.sweeps import SweepSettings
 from support import QUICK_TRAIN, ROOT
 
 
@@ -26,6 +28,19 @@ def settings_table() -> str:
 
 def test_the_table_of_settings_is_complete() -> None:
     assert settings_table() in (ROOT / "docs" / "yard.md").read_text()
+
+
+def sweep_settings_table() -> str:
+    rows = ["| REST | form, Python | default | meaning |", "|---|---|---|---|"]
+    for name, field in SweepSettings.model_fields.items():
+        word = f"`{WORDS[name]}`" if name in WORDS else ""
+        default = "" if field.default in (None, [], {}) else f"`{field.default}`"
+        rows.append(f"| {word} | `{name}` | {default} | {field.description or ''} |")
+    return "\n".join(rows)
+
+
+def test_the_table_of_sweep_settings_is_complete() -> None:
+    assert sweep_settings_table() in (ROOT / "docs" / "sweeps.md").read_text()
 
 
 def test_the_variables_of_the_facade_are_as_they_are_told() -> None:

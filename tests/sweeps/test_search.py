@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from optuna.distributions import BaseDistribution
 from prefect_trainyard.schemas.errors import InvalidInput
 from prefect_trainyard.schemas.sweeps import SweepSettings
+from prefect_trainyard.sweeps.conduct import conduct
+from prefect_trainyard.sweeps.search import Search
 from prefect_trainyard.sweeps.study import Study, open_storage, read_trials
 from prefect_trainyard.sweeps.trials import Metric
-from sweeps.world import ACCURACY, Killed, Plane, World, accuracy, live, open_search
+from sweeps.world import ACCURACY, Killed, Plane, Trainer, World, accuracy, live, open_search
 
 ALGORITHMS = ["bayesian", "tpe", "random", "grid", "cmaes", "hyperband", "asha"]
 
@@ -74,6 +77,23 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
             kills += 1
     assert kills > 5 and len(search.trials) == 12 and not search.active
     assert all(epochs == list(range(1, len(epochs) + 1)) for epochs in world.epochs.values())
+
+
+def test_a_database_holds_the_study_as_well(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    wanted, rows = settings("asha", max_trials=5), []
+    for name in ("one", "other"):
+        for moment in (9, 25, None):
+            world = World()
+            world.kill_at = moment
+            study = Study(open_storage(tmp_path / "none", url), name, [ACCURACY], Plane.distributions)
+            search = Search(study, Plane(), wanted, [ACCURACY], 9)
+            trainer = Trainer(world, search)
+            with contextlib.suppress(Killed):
+                trainer.take_up()
+                conduct(search, trainer, is_stopping=lambda: False, tell=world.moment)
+        rows.append([(trial.params, trial.status, trial.done) for trial in search.trials])
+    assert rows[0] == rows[1] and len(rows[0]) == 5 and not (tmp_path / "none").exists()
 
 
 def test_a_line_that_was_being_written_is_cut_off(tmp_path: Path) -> None:
@@ -186,8 +206,6 @@ def test_an_algorithm_that_does_not_fit_is_refused(wanted: SweepSettings, says: 
 def test_cmaes_on_numbers(tmp_path: Path) -> None:
     space = Numbers()
     study = Study(open_storage(tmp_path / "study.journal"), "numbers", [ACCURACY], space.distributions)
-    from prefect_trainyard.sweeps.search import Search
-
     search = Search(study, space, settings("cmaes", max_trials=30), [ACCURACY], 3)
     space.defaults = lambda: {"lr": 1e-4, "wd": 0.5}  # type: ignore[method-assign]
     values = []
