@@ -86,7 +86,7 @@ def search(
         wanted = wanted.model_copy(update={"metrics": [metric.name for metric in metrics]})
     folder.mkdir(parents=True, exist_ok=True)
     with job_lock(folder), ThreadPoolExecutor(wanted.max_concurrent, "trainyard-trial") as threads:
-        study = Study(open_storage(folder / STUDY_FILE), _name(objective), metrics, space)
+        study = Study(open_storage(folder / STUDY_FILE), "search", metrics, space)
         found = Search(study, _Given(space, start), wanted, metrics, epochs=1)
         runner = _Here(found, objective, folder, threads)
         board = Leaderboard(f"search {_name(objective)}", metrics[0].maximize)
