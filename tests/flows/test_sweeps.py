@@ -80,7 +80,10 @@ class Sweep:
             run = self.run()
             return run if run["state_type"] in ENDED else None
 
-        return poll(read, f"the end of the sweep; its log: {self.log}", timeout_s, every_s=0.2)
+        run = poll(read, f"the end of the sweep; its log: {self.log}", timeout_s, every_s=0.2)
+        # The facade ends the log when it has heard of the end.
+        poll(lambda: self.log.endswith("EOF\n"), "the end of the log", 30)
+        return run
 
     def done(self) -> list[dict[str, Any]]:
         """Wait for a good end and return its trials."""
