@@ -26,6 +26,7 @@ from ..sweeps.samplers import grid_values
 from ..sweeps.search import Search
 from ..sweeps.study import Study, open_storage
 from ..sweeps.trials import Metric, Trial
+from ..tasks.forks import tolerate_forks
 from ..tasks.joblock import job_lock
 from ..tasks.sweep_artifacts import Leaderboard
 
@@ -79,6 +80,7 @@ def search(
         InvalidInput: the settings do not fit.
         JobFailed: no trial has come to an end.
     """
+    tolerate_forks()
     wanted = settings or SweepSettings()
     if wanted.max_concurrent is None:
         wanted = wanted.model_copy(update={"max_concurrent": os.cpu_count() or 1})

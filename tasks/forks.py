@@ -1,8 +1,10 @@
-"""A mend for Prefect, on which DataLoader workers inside a run depend. Private names: see its test."""
+"""Mends on which processes that a run forks depend, such as DataLoader workers. Private names: see the test."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.thread
+import os
 from typing import Any
 
 from prefect._internal.concurrency.services import _QueueServiceBase
@@ -19,10 +21,18 @@ def _drain(self: _QueueServiceBase[Any], at_exit: bool = False) -> concurrent.fu
     return drained
 
 
+def _forget_pool_threads() -> None:
+    concurrent.futures.thread._threads_queues.clear()  # type: ignore[attr-defined]
+
+
 def tolerate_forks() -> None:
     """Let processes that a run forks, such as DataLoader workers, end with status 0.
 
-    After a fork Prefect 3.8 resets its services but leaves their exit handlers, which then fail: each
-    worker ends with status 1, and torch fails the run for it.
+    Two things fail at the exit of a forked process, so that it ends with status 1, and torch fails the run for it.
+    Prefect 3.8 resets its services after a fork but leaves their exit handlers. And the exit handler of thread pools,
+    where Prefect runs submitted tasks, joins the threads of the parent, among them the one that forked: itself.
     """
+    if _QueueServiceBase._drain is _drain:
+        return
     _QueueServiceBase._drain = _drain  # type: ignore[method-assign]
+    os.register_at_fork(after_in_child=_forget_pool_threads)

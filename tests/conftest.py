@@ -17,6 +17,7 @@ import pytest
 import s3fs
 from prefect_trainyard.blocks import ArtifactStorage
 from prefect_trainyard.deployments.home import free_port
+from prefect_trainyard.tasks.forks import tolerate_forks
 from pydantic import SecretStr
 from support import ROOT, Yard, poll, trainyard
 
@@ -25,6 +26,8 @@ S3_ACCESS_KEY, S3_SECRET_KEY = "trainyard", "trainyardsecret"
 # Two cores: threads of torch and of ONNX Runtime in every process at once only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Some tests run flows in this process; tests of DataLoader workers come after them.
+tolerate_forks()
 
 
 @pytest.fixture(scope="session")
