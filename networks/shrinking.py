@@ -60,10 +60,11 @@ def prune_model(
         raise cannot_prune(record) from error
     after = count_parameters(network)
     removed = 1 - after / before
-    if after == before or (options.method == "ratio" and removed < options.pruning_ratio):
+    # why not for a threshold: that no channel is weak enough is an answer, and what comes after can go on.
+    if options.method == "ratio" and removed < options.pruning_ratio:
         raise JobFailed(
             f"Pruning removed {removed:.1%} of the parameters, and no more can go with these bounds.",
-            hint="Lower granularity or min_channels, ask for a smaller pruning_ratio, or raise pruning_threshold.",
+            hint="Lower granularity or min_channels, or ask for a smaller pruning_ratio.",
         )
 
     path = out / "prune" / "model.safetensors"
@@ -88,8 +89,18 @@ def prune_model(
         parameter_count=after,
         best_epoch=record.epoch,
         latest_epoch=record.epoch,
-        message=f"Removed {removed:.1%} of {before:,} parameters; {after:,} are left. Retrain to win back accuracy.",
+        message=_message(options, before, after),
     )
+
+
+def _message(options: Prune, before: int, after: int) -> str:
+    if after == before:
+        return (
+            f"Removed nothing: no channel is below {options.pruning_threshold:g} of the strongest of its layer, or "
+            f"granularity and min_channels keep it. Raise pruning_threshold, or use the method ratio."
+        )
+    share = 1 - after / before
+    return f"Removed {share:.1%} of {before:,} parameters; {after:,} are left. Retrain to win back accuracy."
 
 
 def cannot_prune(record: ModelRecord) -> JobFailed:
