@@ -161,7 +161,13 @@ class PruneSpec(Prune):
         "layer. ratio: remove the least important channels until `pruning_ratio` of all parameters is gone.",
         popular=True,
     )
-    min_channels: int = parameter(16, description="A layer keeps at least so many channels.", ge=1, le=1024)
+    min_channels: int = parameter(
+        16,
+        description="A layer keeps at least so many channels. Below 16 the last layers lose classes that a retraining "
+        "hardly wins back.",
+        ge=1,
+        le=1024,
+    )
 
 
 def _lower(value: object) -> object:

@@ -165,7 +165,7 @@ def test_a_pruned_unet_wins_back_what_it_lost(scenes: Path, tmp_path: Path, chai
         assert Action.PRUNE not in get_network(chain.network).actions
         return
     pruned = chain.actions.prune(
-        spec("unet", Action.PRUNE, method="ratio", pruning_ratio=0.4, min_channels=8),
+        spec("unet", Action.PRUNE, method="ratio", pruning_ratio=0.4),
         model=chain.trained,
         data=scenes / "train",
         out=tmp_path / "prune",
@@ -185,7 +185,7 @@ def test_a_pruned_unet_wins_back_what_it_lost(scenes: Path, tmp_path: Path, chai
         assert by_threshold.message.startswith(words)
         assert (by_threshold.kpi["removed_share"] > 0) == (threshold > 0.7)
     again = chain.actions.retrain(
-        spec("unet", Action.TRAIN, **{**TRAINING["unet"], "training_config": {"epochs": 5, "learning_rate": 0.002}}),
+        spec("unet", Action.TRAIN, **TRAINING["unet"]),
         train_data=scenes / "train",
         eval_data=scenes / "eval",
         out=tmp_path / "retrain",
@@ -193,7 +193,7 @@ def test_a_pruned_unet_wins_back_what_it_lost(scenes: Path, tmp_path: Path, chai
         reporter=REPORTER,
     )
     assert again.parameter_count == pruned.parameter_count
-    assert again.kpi["mIoU"] >= REACHED["unet"] - 0.05
+    assert again.kpi["mIoU"] >= REACHED["unet"]
     exported = chain.actions.export(
         spec("unet", Action.EXPORT),
         model=file_of(tmp_path / "retrain", again, ArtifactKind.WEIGHTS),
