@@ -18,6 +18,7 @@ from ..schemas.errors import DatasetError
 from .archive import is_archive_name
 from .folder import FolderContent, read_folder
 from .images import IMAGE_SUFFIXES, MAX_FILE_BYTES, image_size
+from .mask_classes import ValueClass
 from .parallel import map_in_order
 
 RAW = "raw"
@@ -27,10 +28,10 @@ FORMATS = (*LABELLED, RAW)
 #: Label of an image of a raw set.
 UNLABELLED = -1
 
-_CLASSES_FILE = "classes.txt"
+CLASSES_FILE = "classes.txt"
 #: Files that people put beside their images and that nobody needs to read.
 _KNOWN_STEMS = frozenset({"readme", "license", "licence", "copying", "notice", "changelog"})
-_KNOWN_NAMES = frozenset({_CLASSES_FILE, "train.csv", "val.csv", "test.csv"})
+_KNOWN_NAMES = frozenset({CLASSES_FILE, "train.csv", "val.csv", "test.csv"})
 
 _LAYOUT = (
     "Put the images into `images/<class>/`, one folder for each class, with an optional `classes.txt` beside `images`."
@@ -52,6 +53,10 @@ class ImageSet:
     root: Path
     images: tuple[LabelledImage, ...]
     classes: tuple[str, ...]
+    masks: tuple[PurePosixPath, ...] = ()
+    """The mask of each image, in a set that has them."""
+    listed: tuple[ValueClass, ...] | None = None
+    """The classes of the masks, where the set says so."""
 
     def class_counts(self) -> dict[str, int]:
         """Return how many images each class has, in the order of the labels."""
@@ -126,8 +131,8 @@ def canonical_paths(root: Path, format: str) -> dict[PurePosixPath, PurePosixPat
     if format == RAW:
         return {path: path for path in images}
     moved = {path: PurePosixPath("images", *path.parts[-2:]) for path in images}
-    lists = [path for path in read_folder(root).files if path.name.lower() == _CLASSES_FILE]
-    return moved | {path: PurePosixPath(_CLASSES_FILE) for path in lists}
+    lists = [path for path in read_folder(root).files if path.name.lower() == CLASSES_FILE]
+    return moved | {path: PurePosixPath(CLASSES_FILE) for path in lists}
 
 
 def scan_images(root: Path, format: str) -> ImageSet:
@@ -158,8 +163,8 @@ def _images_hint(format: str) -> str:
 
 
 def _scan_raw(content: FolderContent) -> ImageSet:
-    images = [LabelledImage(path, UNLABELLED) for path in content.files if _is_image(path)]
-    _refuse_unknown([path for path in content.files if not _is_image(path)], content)
+    images = [LabelledImage(path, UNLABELLED) for path in content.files if is_image(path)]
+    refuse_unknown([path for path in content.files if not is_image(path)], content)
     return ImageSet(root=content.root, images=tuple(images), classes=())
 
 
@@ -170,15 +175,15 @@ def _scan_labelled(content: FolderContent) -> ImageSet:
     names = {path: unicodedata.normalize("NFC", path.name) for path in folders}
     images, misplaced, unknown = [], [], []
     for path in content.files:
-        if not _is_image(path):
+        if not is_image(path):
             unknown.append(path)
         elif len(path.parts) == depth + 2 and path.parent.parent == base:
             images.append(path)
         else:
             misplaced.append(path)
-    _refuse_unknown(unknown, content)
+    refuse_unknown(unknown, content)
     if misplaced:
-        raise DatasetError(f"In no class folder: {_listing(misplaced)}. {content.seen()}", hint=_LAYOUT)
+        raise DatasetError(f"In no class folder: {listing(misplaced)}. {content.seen()}", hint=_LAYOUT)
     classes = _classes(content, base, folders, names)
     labels = {name: label for label, name in enumerate(classes)}
     return ImageSet(
@@ -199,7 +204,7 @@ def _classes(
     empty = [folder for folder in folders if folder not in filled]
     if empty and len(empty) < len(folders):
         raise DatasetError(f"The class folder {empty[0]} holds no image.", hint="Fill it or leave it out.")
-    files = [path for path in content.files if path.name.lower() == _CLASSES_FILE]
+    files = [path for path in content.files if path.name.lower() == CLASSES_FILE]
     for file in files:
         if file.parent != base and file.parent not in base.parents:
             raise DatasetError(f"{file} lies inside a class.", hint="Put `classes.txt` beside `images`.")
@@ -211,7 +216,7 @@ def _classes(
     missing = sorted(set(names.values()) - set(listed))
     if missing:
         raise DatasetError(
-            f"The class folder {missing[0]!r} is not in {files[0]}, which lists {_listing(listed)}.",
+            f"The class folder {missing[0]!r} is not in {files[0]}, which lists {listing(listed)}.",
             hint="Add the class to the list or leave its folder out.",
         )
     return listed
@@ -250,11 +255,11 @@ def _class_parent(content: FolderContent) -> PurePosixPath:
         shallowest = [path for path in candidates if len(path.parts) == top]
         if len(shallowest) > 1:
             raise DatasetError(
-                f"There must be one `images` folder, found {len(shallowest)}: {_listing(shallowest)}.",
+                f"There must be one `images` folder, found {len(shallowest)}: {listing(shallowest)}.",
                 hint="Send training and evaluation images as data sets of their own.",
             )
         return shallowest[0]
-    with_images = {path.parent for path in content.files if _is_image(path)}
+    with_images = {path.parent for path in content.files if is_image(path)}
     base = PurePosixPath()
     while True:
         inner = [path for path in content.folders if path.parent == base]
@@ -269,11 +274,11 @@ def _is_images_folder(path: PurePosixPath) -> bool:
     return path.name.lower().startswith("images")
 
 
-def _is_image(path: PurePosixPath) -> bool:
+def is_image(path: PurePosixPath) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _refuse_unknown(others: list[PurePosixPath], content: FolderContent) -> None:
+def refuse_unknown(others: list[PurePosixPath], content: FolderContent) -> None:
     unknown = [p for p in others if p.name.lower() not in _KNOWN_NAMES and p.stem.lower() not in _KNOWN_STEMS]
     if not unknown:
         return
@@ -283,11 +288,11 @@ def _refuse_unknown(others: list[PurePosixPath], content: FolderContent) -> None
             f"{archives[0]} is an archive inside the data set.", hint="Unpack it and pack the images themselves."
         )
     raise DatasetError(
-        f"Not of a kind that belongs into an image set: {_listing(unknown)}. {content.seen()}",
+        f"Not of a kind that belongs into an image set: {listing(unknown)}. {content.seen()}",
         hint=f"Leave out what is no image. Images end in {', '.join(sorted(IMAGE_SUFFIXES))}.",
     )
 
 
-def _listing(names: Sequence[object], limit: int = 5) -> str:
+def listing(names: Sequence[object], limit: int = 5) -> str:
     shown = ", ".join(map(str, names[:limit]))
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -94,6 +94,16 @@ def image_size(content: bytes, name: str) -> tuple[int, int]:
         return (image.height, image.width) if _orientation(image) in {5, 6, 7, 8} else image.size
 
 
+def decode_as_stored(content: bytes, name: str) -> Image.Image:
+    """Return the image (the first frame of several) in the mode and orientation that its file has.
+
+    Raises:
+        DatasetError: it does not decode or is too large; the message starts with `name`.
+    """
+    with _named(name):
+        return _decode(content, name)
+
+
 def decode_rgb(content: bytes, name: str) -> Image.Image:
     """Return the image (the first frame of several) upright by its EXIF data, in mode RGB.
 

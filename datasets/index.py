@@ -3,6 +3,8 @@
 dataset.json    an `IndexInfo`
 index.parquet   a row per image: path, label, width, height, offset, length, sha256
 images.bin      the encoded images, back to back in the order of the rows
+
+Sets with masks have two files more, see `mask_index`.
 """
 
 from __future__ import annotations
@@ -26,9 +28,12 @@ from ..schemas.errors import DatasetError
 from ..schemas.reporting import Reporter, SilentReporter
 from .disk import full_disk_as_storage_full, sync
 from .folder import read_folder
-from .image_folder import LabelledImage, read_image, scan_images
+from .formats import IMAGE_CLASSIFICATION, data_format
+from .image_folder import LabelledImage, read_image
 from .images import decode_rgb, image_size
 from .manifest import RawFile, digest_of, hash_file
+from .mask_classes import MaskClasses, MaskValues, classes_of_masks
+from .mask_index import MaskIndex, MaskRow, SizedImage, write_masks
 from .parallel import map_in_order
 
 #: Raised when the three files change in a way that older readers misread.
@@ -57,14 +62,15 @@ class IndexInfo(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     version: int = INDEX_VERSION
-    type: str = "image_classification"
+    type: str = IMAGE_CLASSIFICATION
     classes: list[str] = Field(description="In the order of the labels; empty for a set without labels.")
-    class_counts: dict[str, int]
+    class_counts: dict[str, int] = Field(description="Images that are of the class, or that have pixels of it.")
     count: int = Field(ge=1)
     size_bytes: int = Field(ge=1, description="Size of images.bin.")
-    digest: str = Field(description="SHA-256 over classes and, per image, path, label and hash.")
+    digest: str = Field(description="SHA-256 over classes and, per image, path, label and hash, and over the masks.")
     format: str = Field(description="Format of the raw set that this was built from.")
     raw_digest: str = Field(description="Digest of the raw set's manifest.")
+    masks: MaskClasses | None = Field(default=None, description="What the values of the masks mean, if there are any.")
 
 
 class _Row(NamedTuple):
@@ -85,40 +91,54 @@ class _Encoded(NamedTuple):
     sha256: str
 
 
-def build_index(raw_root: Path, format: str, destination: Path, reporter: Reporter | None = None) -> IndexInfo:
+def build_index(
+    raw_root: Path, format: str, destination: Path, reporter: Reporter | None = None, *, type: str | None = None
+) -> IndexInfo:
     """Write the index of the image set below `raw_root` as the folder `destination` and return its facts.
 
-    The same images give the same bytes. The folder appears whole or not at all; one that is there
-    is replaced.
+    `type` is the type of data, for formats that several have. The same images give the same bytes. The folder
+    appears whole or not at all; one that is there is replaced.
 
     Raises:
         DatasetError: the set is not as `check_layout` wants it.
         StorageFull: no room left.
     """
     reporter = reporter or SilentReporter()
-    found = scan_images(raw_root, format)
+    kind = data_format(format, type)
+    found = kind.scan(raw_root)
     with full_disk_as_storage_full("write the indexed data set"):
         destination.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
         try:
             rows = _write_images(raw_root, found.images, partial / IMAGES_FILE, reporter)
-            others = sorted(set(read_folder(raw_root).files) - {image.path for image in found.images})
+            mask_rows: list[MaskRow] = []
+            masks = None
+            if found.masks:
+                sized = [SizedImage(row.path, row.width, row.height) for row in rows]
+                mask_rows = write_masks(raw_root, found.masks, sized, partial, reporter)
+                mask_values = [MaskValues(row.path, row.values) for row in mask_rows]
+                masks = classes_of_masks(mask_values, found.listed)
+            classes = found.classes if masks is None else tuple(masks.classes)
+            others = sorted({*read_folder(raw_root).files} - {image.path for image in found.images} - {*found.masks})
             hashed = [
                 *(RawFile(path=row.path, size_bytes=row.length, sha256=row.sha256) for row in rows),
+                *(RawFile(path=row.path, size_bytes=row.length, sha256=row.sha256) for row in mask_rows),
                 *(hash_file(raw_root, path) for path in others),
             ]
             columns = dict(zip(_Row._fields, map(list, zip(*rows, strict=True)), strict=True))
             pq.write_table(pa.table(columns, schema=_SCHEMA), partial / ROWS_FILE, compression="zstd")
             info = IndexInfo(
-                classes=list(found.classes),
-                class_counts=found.class_counts(),
+                type=kind.type,
+                classes=list(classes),
+                class_counts=found.class_counts() if masks is None else masks.counts(mask_values),
                 count=len(rows),
                 size_bytes=rows[-1].offset + rows[-1].length,
-                digest=_digest(found.classes, rows),
+                digest=_digest(classes, rows, masks, mask_rows),
                 format=format,
                 raw_digest=digest_of(hashed),
+                masks=masks,
             )
-            (partial / INFO_FILE).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            (partial / INFO_FILE).write_text(info.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
             for path in (partial / ROWS_FILE, partial / INFO_FILE, partial):
                 sync(path)
             # why: mkdtemp makes folders that only their owner may enter.
@@ -153,12 +173,18 @@ def _write_images(raw_root: Path, images: tuple[LabelledImage, ...], file: Path,
     return rows
 
 
-def _digest(classes: Iterable[str], rows: Iterable[_Row]) -> str:
+def _digest(
+    classes: Iterable[str], rows: Iterable[_Row], masks: MaskClasses | None, mask_rows: Iterable[MaskRow]
+) -> str:
     digest = hashlib.sha256()
     for name in classes:
         digest.update(f"class {name}\n".encode())
     for row in rows:
         digest.update(f"{row.sha256} {row.label} {row.path}\n".encode())
+    for value, label in masks.labels.items() if masks is not None else ():
+        digest.update(f"value {value} {label}\n".encode())
+    for mask in mask_rows:
+        digest.update(f"mask {mask.sha256} {mask.path}\n".encode())
     return digest.hexdigest()
 
 
@@ -212,6 +238,14 @@ class ImageIndex:
         """
         return decode_rgb(self.read(i), self.path(i))
 
+    def masks(self) -> MaskIndex | None:
+        """Return the masks of the images; None in a set without any.
+
+        Raises:
+            DatasetError: they are damaged.
+        """
+        return None if self.info.masks is None else MaskIndex(self.folder, len(self), self.info.masks)
+
     def _check(self) -> None:
         ends = np.cumsum(self._lengths)
         size_bytes = (self.folder / IMAGES_FILE).stat().st_size
@@ -219,7 +253,8 @@ class ImageIndex:
             raise _damaged(self.folder, f"{IMAGES_FILE} has {size_bytes} bytes, not {self.info.size_bytes}")
         if (self._lengths <= 0).any() or (self._offsets != ends - self._lengths).any():
             raise _damaged(self.folder, f"{ROWS_FILE} and {IMAGES_FILE} do not belong together")
-        lowest, highest = (0, len(self.classes) - 1) if self.classes else (-1, -1)
+        has_labels = self.classes and self.info.masks is None
+        lowest, highest = (0, len(self.classes) - 1) if has_labels else (-1, -1)
         if self.labels.min() < lowest or self.labels.max() > highest:
             raise _damaged(self.folder, f"{ROWS_FILE} has labels without a class")
 

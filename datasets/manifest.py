@@ -21,6 +21,7 @@ class RawFile(BaseModel):
     path: str = Field(description="Path below the root of the set, with forward slashes.")
     size_bytes: int = Field(ge=0)
     sha256: str
+    mask_values: list[int] | None = Field(default=None, description="What values occur in it, when it is a mask.")
 
 
 class RawManifest(BaseModel):
@@ -30,7 +31,7 @@ class RawManifest(BaseModel):
     format: str
     files: list[RawFile] = Field(description="Sorted by path.")
     digest: str = Field(description="SHA-256 over all paths and hashes: the version of the data.")
-    classes: dict[str, int] = Field(description="Images per class, in the order of the labels; empty for raw sets.")
+    classes: dict[str, int] = Field(description="Images per class, in the order of the labels; empty without labels.")
 
 
 def build_manifest(root: Path, format: str) -> RawManifest:

@@ -8,5 +8,7 @@ from __future__ import annotations
 
 from .classification.record import CLASSIFICATION_PYT
 from .registry import register
+from .segmentation.record import SEGFORMER, UNET
 
-register(CLASSIFICATION_PYT)
+for _network in (CLASSIFICATION_PYT, UNET, SEGFORMER):
+    register(_network)

@@ -324,8 +324,7 @@ class _Loop:
         if not math.isfinite(loss):
             raise JobFailed(
                 f"The training loss is not a number any more, in epoch {epoch}.",
-                hint="Lower train.train_config.optimizer.lr, set train.train_config.grad_clip (1.0 is usual), "
-                "or use precision fp32.",
+                hint="Lower the learning rate (lr), set grad_clip (1.0 is usual), or use precision fp32.",
             )
 
     # Checkpoints

@@ -163,8 +163,25 @@ def to_half(graph: onnx.ModelProto) -> onnx.ModelProto:
 
     with _quiet():
         half = convert_float_to_float16(graph, keep_io_types=True)
+    _drop_repeated_nodes(half)
     onnx.helper.set_model_props(half, read_metadata(graph))
     return half
+
+
+def _drop_repeated_nodes(graph: onnx.ModelProto) -> None:
+    """Keep one node of several that make the same value.
+
+    The converter casts a constant once for every node that needs it in fp32, always under the same name; the scale of
+    several resizes is such a constant.
+    """
+    made: set[str] = set()
+    kept = []
+    for node in graph.graph.node:
+        if not made.issuperset(node.output):
+            kept.append(node)
+            made.update(node.output)
+    del graph.graph.node[:]
+    graph.graph.node.extend(kept)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def build_optimizer(
 class Schedule:
     """The learning rate as a function of the step, so that it has no state to save."""
 
-    policy: Literal["cosine", "step", "constant"]
+    policy: Literal["cosine", "step", "constant", "poly"]
     peak: float
     steps_per_epoch: int
     max_epochs: int
@@ -56,6 +56,8 @@ class Schedule:
                 drops = self.step_epochs or (round(0.6 * self.max_epochs), round(0.85 * self.max_epochs))
                 passed = sum(step >= epoch * self.steps_per_epoch for epoch in drops)
                 return self.peak * self.gamma**passed
+            case "poly":
+                return self.peak * max(self.min_ratio, 1 - (step - warmup) / max(1.0, total - warmup))
             case "cosine":
                 done = min(1.0, (step - warmup) / max(1.0, total - warmup))
                 return self.peak * (self.min_ratio + (1 - self.min_ratio) * (1 + math.cos(math.pi * done)) / 2)

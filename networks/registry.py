@@ -27,6 +27,7 @@ class Network:
     """Networks of one family share a trainer."""
     dataset_type: str
     dataset_formats: tuple[str, ...]
+    """The first one is that of local folders with labels."""
     specs: Mapping[Action, type[Spec]]
     """One spec per action that the network has."""
     key_metric: str

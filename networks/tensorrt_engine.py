@@ -15,7 +15,7 @@ import torch
 from ..schemas.errors import JobFailed, MissingFeature
 from .checkpoints import write_atomically
 
-_HINT = "Install prefect-trainyard[tensorrt] on a worker with an NVIDIA GPU, or set gen_trt_engine.backend to auto."
+_HINT = "Install prefect-trainyard[tensorrt] on a worker with an NVIDIA GPU, or set `backend` to auto."
 
 
 def why_unavailable() -> str | None:
@@ -71,7 +71,7 @@ def build_engine(
     if plan is None:
         raise JobFailed(
             "TensorRT could not build the engine.",
-            hint="The log tells why; more gen_trt_engine.tensorrt.workspace_size may help.",
+            hint="The log tells why; more workspace_size may help.",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(plan))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -151,7 +152,9 @@ def leaves(model: type[Spec], prefix: str = "") -> Iterator[tuple[str, FieldInfo
 
 
 def _nested(info: FieldInfo) -> type[Spec] | None:
-    for candidate in (info.annotation, *get_args(info.annotation)):
+    # why not all arguments: a list of specs is one parameter.
+    options = get_args(info.annotation) if get_origin(info.annotation) in (Union, UnionType) else ()
+    for candidate in (info.annotation, *options):
         if isinstance(candidate, type) and issubclass(candidate, Spec):
             return candidate
     return None
@@ -187,6 +190,10 @@ def _leaf(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
     leaf = {k: v for k, v in schema.items() if k not in {"popular", "automl_default"}}
     if "$ref" in leaf:
         leaf = {**definitions[leaf.pop("$ref").rsplit("/", 1)[1]], **leaf}
+    if "$ref" in leaf.get("items", {}):
+        leaf["items"] = _leaf(leaf["items"], definitions)
+    if leaf.get("type") == "object" and "properties" in leaf:
+        leaf["properties"] = {name: _leaf(inner, definitions) for name, inner in leaf["properties"].items()}
     if "anyOf" in leaf:
         options = [o for o in leaf.pop("anyOf") if o.get("type") != "null"]
         if len(options) == 1:

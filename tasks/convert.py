@@ -23,8 +23,8 @@ def convert(data: str | Path, *, format: str | None = None, action: Action = Act
     """Index a data set once, so that later jobs read it in one piece.
 
     `data` is the address of an uploaded data set or a local folder of images; `format` is for
-    the folder: `default` (one folder per class) or `raw` (no labels). The index lies in
-    the folder `index` of the job.
+    the folder: `default` (one folder per class), `unet` (images and masks) or `raw` (no labels). The index
+    lies in the folder `index` of the job.
 
     Raises:
         DatasetError: the data set is empty, broken or not of its format.
@@ -37,7 +37,7 @@ def convert(data: str | Path, *, format: str | None = None, action: Action = Act
         try:
             source = index_source(job.storage, data, scratch, format)
             reporter.progress(0.0, f"indexing {source.format} images")
-            build_index(source.folder, source.format, folder.work / INDEX)
+            build_index(source.folder, source.format, folder.work / INDEX, type=source.type)
             index = open_index(folder.work / INDEX)
             counts = index.info.class_counts
             run.describe(

@@ -34,6 +34,7 @@ class IndexSource:
 
     folder: Path
     format: str
+    type: str | None = None
     digest: str | None = None
     stored: str | None = None
 
@@ -54,7 +55,7 @@ def index_source(
     path = storage.relative(dataset)
     manifest = _manifest(storage, path)
     raw = storage.local_copy(f"{path}/{RAW}", scratch / "data" / _name(path))
-    return IndexSource(folder=raw, format=manifest.format, digest=manifest.digest, stored=path)
+    return IndexSource(folder=raw, format=manifest.format, type=manifest.type, digest=manifest.digest, stored=path)
 
 
 def remember_index(storage: ArtifactStorage, dataset_path: str, index_path: str) -> None:
@@ -67,7 +68,8 @@ def index_folder(
 ) -> Path:
     """Return a local folder with the index of a data set; built on the spot where there is none yet.
 
-    `format` is for local folders of images: `default` with a folder per class, `raw` without.
+    `format` is for local folders: `default` with a folder of images per class, `unet` with images and masks,
+    `raw` without labels.
 
     Raises:
         DatasetError: the data set is empty, broken or not of its format.
@@ -87,7 +89,7 @@ def index_folder(
     built = target / f"{_name(str(dataset))}-index"
     if not built.exists():
         reporter.log(f"Indexing {source.stored or source.folder}: no convert job has done it.")
-        build_index(source.folder, source.format, built)
+        build_index(source.folder, source.format, built, type=source.type)
         if source.stored is not None:
             # For the next job. The name is that of the content, so two jobs at once do no harm.
             kept = f"{source.stored}/{INDEXES}/{source.digest}"

@@ -74,8 +74,9 @@ def run_network_action(
         started, start = datetime.now(UTC), time.monotonic()
         try:
             given = {role: dataset for role, dataset in datasets.items() if dataset is not None}
+            labelled = chosen.dataset_formats[0]
             data = {
-                role: index_folder(job, dataset, scratch, reporter, format="raw" if role == "inference" else None)
+                role: index_folder(job, dataset, scratch, reporter, format="raw" if role == "inference" else labelled)
                 for role, dataset in given.items()
             }
             digests = {role: open_index(path).digest for role, path in data.items()}

@@ -351,7 +351,7 @@ def _log_model(run: Tracking, result: JobResult, folder: Path, implementation: A
 
     record = implementation.open_predictor(folder / model.path).record
     pixels = TensorSpec(np.dtype(np.float32), (-1, *record.shape))
-    logits = TensorSpec(np.dtype(np.float32), (-1, len(record.classes)))
+    logits = TensorSpec(np.dtype(np.float32), (-1, *record.output_shape))
     with mlflow.start_run(run_id=run.run_id, log_system_metrics=False), warnings.catch_warnings():
         # It would like an input example and type hints; the signature says all that they would.
         warnings.filterwarnings("ignore", category=UserWarning)

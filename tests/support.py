@@ -117,8 +117,10 @@ class Chain:
         return shown
 
 
-def upload_dataset(client: httpx.Client, archive: Path, format: str = "classification_pyt") -> str:
-    made = client.post("datasets", json={"type": "image_classification", "format": format, "name": archive.name})
+def upload_dataset(
+    client: httpx.Client, archive: Path, format: str = "classification_pyt", type: str = "image_classification"
+) -> str:
+    made = client.post("datasets", json={"type": type, "format": format, "name": archive.name})
     assert made.status_code == 201, made.text
     dataset_id: str = made.json()["id"]
     with archive.open("rb") as stream:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from ...schemas.reporting import Reporter, SilentReporter
 from ...schemas.results import Output
+from ..training import Request
 from .compression import build_engine, export, prune
 from .evaluation import evaluate, infer
+from .model import NETWORK
 from .predictors import open_predictor
 from .spec import EvaluateSpec, TrainSpec
-from .training import Request
+from .training import settings_of, spec_of
 from .training import train as run_training
 
 
@@ -35,6 +37,7 @@ class Classification:
         later call with the same `out` goes on with.
         """
         request = Request(
+            network=NETWORK,
             spec=spec,
             train_data=train_data,
             eval_data=eval_data,
@@ -57,7 +60,15 @@ class Classification:
     ) -> Output:
         """Train the network in `weights`, pruned or not, on; its architecture overrides that of the spec."""
         return _train(
-            Request(spec=spec, train_data=train_data, eval_data=eval_data, out=out, weights=weights, is_retrain=True),
+            Request(
+                network=NETWORK,
+                spec=spec,
+                train_data=train_data,
+                eval_data=eval_data,
+                out=out,
+                weights=weights,
+                is_retrain=True,
+            ),
             reporter,
         )
 
@@ -76,7 +87,8 @@ def _train(request: Request, reporter: Reporter) -> Output:
     """
     trained = run_training(request, reporter)
     best = trained.model
-    if best is None or request.eval_data is None or request.is_part or reporter.stop_requested():
+    is_part = settings_of(spec_of(request)).is_part(request.until_epoch)
+    if best is None or request.eval_data is None or is_part or reporter.stop_requested():
         return trained
     reporter.allow_interruption()
     reporter.log("Looking at the best weights.")

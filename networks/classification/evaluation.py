@@ -13,7 +13,8 @@ from ...datasets.index import ImageIndex, open_index
 from ...schemas.reporting import Reporter
 from ...schemas.results import Artifact, ArtifactKind, Output
 from ..checkpoints import write_atomically
-from .data import Images, labels_for
+from ..images import Images
+from .data import labels_for
 from .figures import Sample, draw_confusion, draw_samples
 from .metrics import score, softmax
 from .predictors import open_predictor, predict_all
@@ -27,7 +28,7 @@ def evaluate(spec: EvaluateSpec, *, model: Path, data: Path, out: Path, reporter
     classes = predictor.record.classes
     index = open_index(data)
     labels = labels_for(index, classes, "evaluation")
-    logits = predict_all(predictor, Images(index, predictor.record), spec.dataset.batch_size, reporter)
+    logits = predict_all(predictor, Images(index, predictor.record.shape), spec.dataset.batch_size, reporter)
     scores = score(logits, labels, classes)
 
     folder = out / "evaluate"
@@ -58,7 +59,7 @@ def infer(spec: InferenceSpec, *, model: Path, data: Path, out: Path, reporter: 
     predictor = open_predictor(model)
     classes = predictor.record.classes
     index = open_index(data)
-    logits = predict_all(predictor, Images(index, predictor.record), spec.dataset.batch_size, reporter)
+    logits = predict_all(predictor, Images(index, predictor.record.shape), spec.dataset.batch_size, reporter)
 
     folder = out / "inference"
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..checkpoints import write_atomically
+from ..figures import save_figure, shorten
 
 #: Larger matrices are drawn without the numbers in their cells.
 _READABLE_CLASSES = 25
@@ -39,7 +37,7 @@ def draw_confusion(path: Path, confusion: npt.NDArray[np.int64], classes: Sequen
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, label="share of the true class", shrink=0.8)
     ticks = range(0, count, max(1, -(-count // 50)))
-    names = [_shorten(classes[i], 18) for i in ticks]
+    names = [shorten(classes[i], 18) for i in ticks]
     crowded = max(map(len, names)) > 3
     axes.set_xticks(ticks, names, rotation=60 if crowded else 0, ha="right" if crowded else "center")
     axes.set_yticks(ticks, names)
@@ -52,7 +50,7 @@ def draw_confusion(path: Path, confusion: npt.NDArray[np.int64], classes: Sequen
             if number:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(number), ha="center", va="center", color=color, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_samples(path: Path, samples: Sequence[Sample], title: str) -> None:
@@ -64,25 +62,11 @@ def draw_samples(path: Path, samples: Sequence[Sample], title: str) -> None:
         axes = figure.add_subplot(rows, columns, number + 1)
         axes.imshow(sample.image, interpolation="nearest" if max(sample.image.size) < 64 else None)
         axes.set_axis_off()
-        text = f"{_shorten(sample.label, 16)}  {sample.confidence:.0%}"
+        text = f"{shorten(sample.label, 16)}  {sample.confidence:.0%}"
         color = "black"
         if sample.truth is not None:
             color = _RIGHT if sample.truth == sample.label else _WRONG
             if sample.truth != sample.label:
-                text += f"\nis {_shorten(sample.truth, 16)}"
+                text += f"\nis {shorten(sample.truth, 16)}"
         axes.set_title(text, fontsize=9, color=color)
-    _save(figure, path)
-
-
-def _shorten(text: str, limit: int) -> str:
-    # why: matplotlib takes what stands between two dollars for a formula.
-    text = text.replace("$", r"\$")
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    content = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(content, format="png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(content.getvalue()))
+    save_figure(figure, path)

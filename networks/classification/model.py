@@ -6,67 +6,33 @@ import difflib
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import numpy as np
-import numpy.typing as npt
 import timm
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
 from ...schemas.errors import JobFailed, SpecError
+from .. import records
+from ..records import ModelRecord
 from ..weights import load_weights, resize_to, save_weights
 
 NETWORK: Final = "classification_pyt"
 
 
-class Record(BaseModel):
-    """What a model file says about itself; in the header of weights and in the metadata of ONNX graphs."""
-
-    model_config = ConfigDict(frozen=True)
+class Record(ModelRecord):
+    """A classifier."""
 
     network: Literal["classification_pyt"] = NETWORK
-    backbone: str
-    classes: list[str]
-    channels: int
-    width: int
-    height: int
-    mean: list[float]
-    std: list[float]
-    resize: Literal["stretch-bilinear"] = "stretch-bilinear"
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
-    epoch: int | None = None
-    metrics: dict[str, float] = {}
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of one input."""
-        return self.channels, self.height, self.width
-
-
-def normalize(pixels_BCHW: torch.Tensor, record: Record) -> torch.Tensor:
-    """Return pixels (0 to 255, any type) as the input of the network."""
-    mean = torch.tensor(record.mean, device=pixels_BCHW.device).view(1, -1, 1, 1) * 255
-    std = torch.tensor(record.std, device=pixels_BCHW.device).view(1, -1, 1, 1) * 255
-    return (pixels_BCHW.float() - mean) / std
-
-
-def normalize_array(pixels_BCHW: npt.NDArray[np.uint8], record: Record) -> npt.NDArray[np.float32]:
-    return normalize(torch.from_numpy(pixels_BCHW), record).numpy()
+    def output_shape(self) -> tuple[int, ...]:
+        return (len(self.classes),)
 
 
 def parse_record(raw: object, where: str) -> Record:
-    """Return the record found in the file `where`.
-
-    Raises:
-        JobFailed: it is of another network.
-    """
-    if isinstance(raw, dict) and raw.get("network") != NETWORK:
-        raise JobFailed(f"{where} is a model of the network {raw.get('network')!r}, not of {NETWORK}.")
-    try:
-        return Record.model_validate(raw)
-    except ValidationError as error:
-        raise JobFailed(f"{where} does not say what network it is of.") from error
+    """Return the record found in the file `where`; JobFailed when it is of another network."""
+    return records.parse_record(raw, where, Record, (NETWORK,))
 
 
 def build(record: Record) -> nn.Module:

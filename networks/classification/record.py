@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ...schemas.actions import Action
+from ..deployment_specs import EngineSpec, ExportSpec
 from ..registry import Network
-from .spec import EngineSpec, EvaluateSpec, ExportSpec, InferenceSpec, PruneSpec, TrainSpec
+from .spec import EvaluateSpec, InferenceSpec, PruneSpec, TrainSpec
 
 CLASSIFICATION_PYT = Network(
     name="classification_pyt",

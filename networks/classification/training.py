@@ -3,145 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ...datasets.index import ImageIndex, open_index
-from ...schemas.errors import DatasetError, JobFailed, MissingFeature
+from ...schemas.errors import DatasetError, JobFailed
 from ...schemas.reporting import Reporter
-from ...schemas.results import Artifact, ArtifactKind, Output
-from .. import distributed
+from ...schemas.results import Output
+from .. import training
 from ..checkpoints import newest_checkpoint
-from ..devices import Precision, algorithms, choose_device, choose_precision, seed_everything
-from ..loop import Fit, Plan, fit
-from ..optimization import Schedule, build_optimizer
-from ..ranks import ALONE, Ranks
-from ..weights import count_parameters
-from .data import Batch, Images, TrainingBatches, class_weights, input_size, labels_for
-from .model import Record, build, load_model, normalize, save_model, start_from
+from ..images import Images, input_size
+from ..ranks import Ranks
+from ..records import normalize, per_channel
+from ..training import FOLDER, Request, Settings
+from .data import Batch, TrainingBatches, class_weights, labels_for
+from .model import Record, build, load_model, save_model, start_from
 from .spec import TrainSpec
-
-#: Folder of a training job's files below the folder of the job.
-FOLDER = "train"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """One training run."""
-
-    spec: TrainSpec
-    train_data: Path
-    eval_data: Path | None
-    out: Path
-    weights: Path | None
-    is_retrain: bool
-    until_epoch: int | None = None
-    """Last epoch of this part of the training; None: train all of it."""
-
-    @property
-    def max_epochs(self) -> int:
-        return self.spec.train.train_config.runner.max_epochs
-
-    @property
-    def is_part(self) -> bool:
-        return self.until_epoch is not None and self.until_epoch < self.max_epochs
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "spec": self.spec.model_dump(mode="json"),
-            "train_data": str(self.train_data),
-            "eval_data": None if self.eval_data is None else str(self.eval_data),
-            "out": str(self.out),
-            "weights": None if self.weights is None else str(self.weights),
-            "is_retrain": self.is_retrain,
-            "until_epoch": self.until_epoch,
-        }
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Request:
-        return cls(
-            spec=TrainSpec.model_validate(raw["spec"]),
-            train_data=Path(raw["train_data"]),
-            eval_data=None if raw["eval_data"] is None else Path(raw["eval_data"]),
-            out=Path(raw["out"]),
-            weights=None if raw["weights"] is None else Path(raw["weights"]),
-            is_retrain=raw["is_retrain"],
-            until_epoch=raw["until_epoch"],
-        )
 
 
 def train(request: Request, reporter: Reporter) -> Output:
     """Train on one device or several, resuming what is in `request.out`."""
-    count = request.spec.train.num_gpus
-    if count == 1:
-        return run(request, reporter, ALONE)
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if 0 < gpus < count:
-        raise MissingFeature(
-            f"train.num_gpus is {count}, but this job was given {gpus}.",
-            hint="Lower it, or start the worker on a machine with more GPUs.",
-        )
-    if gpus == 0:
-        reporter.log(f"There is no GPU here: {count} processes share the CPUs.")
-    return Output.model_validate(distributed.launch(f"{__name__}:run_rank", request.to_json(), count, reporter))
+    return training.train(request, settings_of(spec_of(request)), reporter, Classifier, f"{__name__}:run_rank")
 
 
 def run_rank(arguments: dict[str, Any], reporter: Reporter, ranks: Ranks) -> dict[str, Any]:
     """Be one of several processes that train; called by `distributed`."""
-    return run(Request.from_json(arguments), reporter, ranks).model_dump(mode="json")
+    request = Request.from_json(arguments)
+    return training.run(request, settings_of(spec_of(request)), reporter, ranks, Classifier).model_dump(mode="json")
 
 
-def run(request: Request, reporter: Reporter, ranks: Ranks) -> Output:
-    config = request.spec.train
-    folder = request.out / FOLDER
-    with algorithms(config.exp_config.deterministic):
-        seed_everything(config.exp_config.manual_seed)
-        precision = choose_precision(config.train_config.precision, choose_device(ranks.rank))
-        learner = _Learner(request, precision.device, ranks, reporter)
-        # why: equal weights on every rank, but not the same dropout.
-        seed_everything(config.exp_config.manual_seed + ranks.rank)
-        reporter.log(
-            f"{learner.record.backbone}, {count_parameters(learner.model):,} parameters, "
-            f"{learner.record.width} x {learner.record.height} pixels, {len(learner.record.classes)} classes, "
-            f"{len(learner.images)} images, {precision} on {precision.device.type}"
-            + (f" x {ranks.world}." if ranks.world > 1 else ".")
-        )
-        outcome = _fit(request, learner, precision, folder, reporter, ranks)
-    return _output(request, learner, outcome, folder)
+def spec_of(request: Request) -> TrainSpec:
+    assert isinstance(request.spec, TrainSpec)
+    return request.spec
 
 
-def _fit(
-    request: Request, learner: _Learner, precision: Precision, folder: Path, reporter: Reporter, ranks: Ranks
-) -> Fit:
-    config = request.spec.train.train_config
-    optimizer = build_optimizer(
-        learner.model,
-        config.optimizer.type,
+def settings_of(spec: TrainSpec) -> Settings:
+    """Return the spec in the words of the loop."""
+    config = spec.train.train_config
+    return Settings(
+        max_epochs=config.runner.max_epochs,
+        metric=config.evaluation.metric,
+        maximize=config.evaluation.metric != "loss",
+        told_metrics=("accuracy_top-1", "loss"),
+        num_gpus=spec.train.num_gpus,
+        seed=spec.train.exp_config.manual_seed,
+        deterministic=spec.train.exp_config.deterministic,
+        precision=config.precision,
+        optimizer=config.optimizer.type,
         lr=config.optimizer.lr,
         weight_decay=config.optimizer.weight_decay,
         momentum=config.optimizer.momentum,
-    )
-    schedule = Schedule(
         policy=config.lr_config.policy,
-        peak=config.optimizer.lr,
-        steps_per_epoch=learner.steps_per_epoch,
-        max_epochs=request.max_epochs,
         warmup_epochs=config.lr_config.warmup_epochs,
-        min_ratio=config.lr_config.min_lr_ratio,
+        min_lr_ratio=config.lr_config.min_lr_ratio,
         step_epochs=tuple(config.lr_config.step_epochs),
         gamma=config.lr_config.gamma,
-    )
-    plan = Plan(
-        max_epochs=request.max_epochs,
-        until_epoch=request.until_epoch,
-        metric=config.evaluation.metric,
-        maximize=config.evaluation.metric != "loss",
         evaluation_interval=config.evaluation.interval,
         checkpoint_interval=config.checkpoint_config.interval,
         checkpoint_minutes=config.checkpoint_config.minutes,
@@ -151,14 +71,15 @@ def _fit(
         min_delta=config.early_stopping.min_delta,
         grad_clip=config.grad_clip,
     )
-    return fit(learner, optimizer, schedule, precision, plan, folder=folder, reporter=reporter, ranks=ranks)
 
 
-class _Learner:
+class Classifier:
     """The classifier as the training loop sees it."""
 
-    def __init__(self, request: Request, device: torch.device, ranks: Ranks, reporter: Reporter) -> None:
-        spec = request.spec
+    def __init__(
+        self, request: Request, settings: Settings, device: torch.device, ranks: Ranks, reporter: Reporter
+    ) -> None:
+        spec = spec_of(request)
         index = open_index(request.train_data)
         if len(index.classes) < 2:
             found = f"only {index.classes[0]!r}" if index.classes else "none"
@@ -169,21 +90,23 @@ class _Learner:
         self.model = model.to(device)
         if device.type == "cuda":
             self.model = self.model.to(memory_format=torch.channels_last)
-        self.images = Images(index, self.record, spec.dataset.cache_mb)
+        self.images = Images(index, self.record.shape, spec.dataset.cache_mb)
         labels = labels_for(index, self.record.classes, "training")
         weights = class_weights(spec.dataset, labels, self.record.classes)
         self._class_weights = None if weights is None else weights.to(device)
         self._smoothing = spec.train.train_config.label_smoothing
-        self._batches = TrainingBatches(
-            self.images, labels, spec.dataset, self.record, spec.train.exp_config.manual_seed, ranks
-        )
+        self._batches = TrainingBatches(self.images, labels, spec.dataset, self.record, settings.seed, ranks)
         self._evaluation: tuple[Images, torch.Tensor] | None = None
         if request.eval_data is not None:
             evaluation = open_index(request.eval_data)
             targets = torch.from_numpy(labels_for(evaluation, self.record.classes, "evaluation"))
-            self._evaluation = Images(evaluation, self.record, spec.dataset.cache_mb), targets
+            self._evaluation = Images(evaluation, self.record.shape, spec.dataset.cache_mb), targets
             _check_metric(spec.train.train_config.evaluation.metric, len(self.record.classes))
         self._evaluation_batch = spec.dataset.batch_size
+
+    @property
+    def image_count(self) -> int:
+        return len(self.images)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -245,7 +168,7 @@ def _check_metric(metric: str, classes: int) -> None:
 
 def _start(request: Request, index: ImageIndex, reporter: Reporter) -> tuple[nn.Module, Record]:
     """Return the network before its first step: from the parent job, from base weights, or random."""
-    spec = request.spec
+    spec = spec_of(request)
     if request.is_retrain:
         if request.weights is None:
             raise JobFailed("A retrain job starts from the weights of its parent, and there are none.")
@@ -260,7 +183,7 @@ def _start(request: Request, index: ImageIndex, reporter: Reporter) -> tuple[nn.
         return model, record.model_copy(update={"epoch": None, "metrics": {}})
 
     model_spec = spec.model
-    width, height = input_size(index)
+    width, height = input_size(index, 224)
     channels = model_spec.input_channels
     record = Record(
         backbone=model_spec.backbone.type,
@@ -268,8 +191,8 @@ def _start(request: Request, index: ImageIndex, reporter: Reporter) -> tuple[nn.
         channels=channels,
         width=model_spec.input_width or width,
         height=model_spec.input_height or height,
-        mean=_per_channel(spec.dataset.mean, channels),
-        std=_per_channel(spec.dataset.std, channels),
+        mean=per_channel(spec.dataset.mean, channels),
+        std=per_channel(spec.dataset.std, channels),
         drop_rate=model_spec.backbone.drop_rate,
         drop_path_rate=model_spec.backbone.drop_path_rate,
     )
@@ -278,53 +201,3 @@ def _start(request: Request, index: ImageIndex, reporter: Reporter) -> tuple[nn.
     if request.weights is not None and newest_checkpoint(request.out / FOLDER) is None:
         reporter.log(start_from(model, request.weights, record))
     return model, record
-
-
-def _per_channel(values: list[float], channels: int) -> list[float]:
-    if len(values) == channels:
-        return values
-    # why: grey images of a spec that was made for colour get the average of its numbers.
-    return [float(np.mean(values))] * channels
-
-
-def _output(request: Request, learner: _Learner, outcome: Fit, folder: Path) -> Output:
-    progress = outcome.progress
-    artifacts: list[Artifact] = []
-    for path in sorted(folder.glob("model_epoch_*.safetensors")):
-        epoch = int(path.stem.rpartition("_")[2])
-        title = {progress.best_epoch: "Best weights", progress.epoch: "Latest weights"}.get(epoch, "Weights")
-        artifacts.append(_artifact(path, request.out, ArtifactKind.WEIGHTS, epoch, f"{title}, epoch {epoch}"))
-    found = newest_checkpoint(folder)
-    if found is not None:
-        for path in (found[0], found[0].with_suffix(".json")):
-            artifacts.append(
-                _artifact(path, request.out, ArtifactKind.CHECKPOINT, found[1].epoch, "Checkpoint to resume from")
-            )
-    artifacts.sort(key=lambda artifact: artifact.epoch != progress.best_epoch)
-    has_evaluation = "loss" in progress.best_metrics
-    return Output(
-        artifacts=artifacts,
-        kpi=progress.best_metrics,
-        classes=learner.record.classes,
-        parameter_count=count_parameters(learner.model),
-        best_epoch=progress.best_epoch,
-        latest_epoch=progress.epoch or None,
-        key_metric=request.spec.train.train_config.evaluation.metric if has_evaluation else "train_loss",
-        message=_message(request, outcome),
-    )
-
-
-def _artifact(path: Path, out: Path, kind: ArtifactKind, epoch: int, title: str) -> Artifact:
-    return Artifact(path=path.relative_to(out).as_posix(), kind=kind, epoch=epoch, title=title)
-
-
-def _message(request: Request, outcome: Fit) -> str:
-    progress = outcome.progress
-    asked = request.max_epochs
-    if outcome.stopped:
-        return f"Stopped in epoch {min(progress.epoch + 1, asked)} of {asked}; it can be resumed from there."
-    told = {"accuracy_top-1", "loss", request.spec.train.train_config.evaluation.metric}
-    best = ", ".join(f"{k} {v:.4f}" for k, v in progress.best_metrics.items() if k in told)
-    done = f"{progress.epoch} epochs" if outcome.is_complete else f"{progress.epoch} of {asked} epochs"
-    early = f" (of {asked}: no improvement any more)" if outcome.ended_early else ""
-    return f"Trained {done}{early}; best was epoch {progress.best_epoch}" + (f" with {best}." if best else ".")

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import shutil
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from sqlalchemy import select, update
 from ....blocks import ArtifactStorage, layout
 from ....datasets.archive import extract_archive
 from ....datasets.disk import full_disk_as_storage_full
-from ....datasets.image_folder import canonical_paths, check_layout
+from ....datasets.formats import data_format
 from ....datasets.manifest import RawFile, RawManifest, digest_of, hash_file
 from ....schemas.errors import Conflict, DatasetError, StorageFull, YardError
 from ...catalog import Catalog
@@ -31,8 +30,6 @@ from .manifests import MANIFEST, RAW
 
 logger = logging.getLogger(__name__)
 
-_CLASS_LIST = "classes.txt"
-
 
 @dataclass(frozen=True, slots=True)
 class Upload:
@@ -40,6 +37,7 @@ class Upload:
 
     org: str
     dataset_id: UUID
+    type: str
     format: str
     folder: Path
 
@@ -96,7 +94,7 @@ class UploadService:
                     "Another upload to this data set is being unpacked.", hint="Send the next piece when it is done."
                 )
             row.status = DatasetStatus.RECEIVING
-        upload = Upload(org, dataset_id, row.format, self._incoming / uuid4().hex)
+        upload = Upload(org, dataset_id, row.type, row.format, self._incoming / uuid4().hex)
         try:
             await asyncio.to_thread(self._prepare, upload.folder, expected_bytes or 0)
             yield upload
@@ -159,22 +157,29 @@ class UploadService:
 
     def _merge_staged(self, upload: Upload) -> RawManifest:
         staged = upload.staged
-        check_layout(staged, upload.format)
-        targets = canonical_paths(staged, upload.format)
+        kind = data_format(upload.format, upload.type)
+        piece = kind.read_piece(staged)
+        targets = {source: file.target for source, file in piece.items()}
         folder = layout.dataset(upload.org, upload.dataset_id)
         before = self._read_manifest(folder)
         files = {file.path: file for file in before.files} if before else {}
-        for source, target in targets.items():
-            file = hash_file(staged, source)
-            files[str(target)] = RawFile(path=str(target), size_bytes=file.size_bytes, sha256=file.sha256)
+        new: dict[str, Path] = {}
+        for source, placed in piece.items():
+            path, file = str(placed.target), hash_file(staged, source)
+            files[path] = file.model_copy(update={"path": path, "mask_values": placed.mask_values})
+            new[path] = staged / source
         _refuse_clashes(files)
-        listed = self._class_list(folder, files, {str(t): staged / s for s, t in targets.items()})
+
+        def read(path: str) -> bytes:
+            return new[path].read_bytes() if path in new else self._storage.read_bytes(f"{folder}/{RAW}/{path}")
+
         ordered = [files[path] for path in sorted(files)]
         manifest = RawManifest(
+            type=upload.type,
             format=upload.format,
             files=ordered,
             digest=digest_of(ordered),
-            classes=_class_counts(files, listed) if upload.format != "raw" else {},
+            classes=kind.class_counts(files, read),
         )
         moved: dict[str, Path | None] = {}
         try:
@@ -183,7 +188,7 @@ class UploadService:
                     path = f"{folder}/{RAW}/{target}"
                     moved[path] = self._keep_old(path, upload.folder)
                     self._move(staged / source, path)
-                self._storage.write_json(f"{folder}/{MANIFEST}", manifest.model_dump(mode="json"))
+                self._storage.write_json(f"{folder}/{MANIFEST}", manifest.model_dump(mode="json", exclude_none=True))
         except BaseException:
             for path, old in moved.items():
                 if old is not None:
@@ -194,14 +199,6 @@ class UploadService:
                 self._storage.remove(folder)
             raise
         return manifest
-
-    def _class_list(self, folder: str, files: dict[str, RawFile], staged: dict[str, Path]) -> list[str] | None:
-        """Return the names in `classes.txt`, None where there is none."""
-        if _CLASS_LIST not in files:
-            return None
-        new = staged.get(_CLASS_LIST)
-        content = new.read_bytes() if new else self._storage.read_bytes(f"{folder}/{RAW}/{_CLASS_LIST}")
-        return [name for line in content.decode("utf-8-sig").splitlines() if (name := line.strip())]
 
     def _read_manifest(self, folder: str) -> RawManifest | None:
         path = f"{folder}/{MANIFEST}"
@@ -247,15 +244,3 @@ def _refuse_clashes(files: dict[str, RawFile]) -> None:
                 raise DatasetError(
                     f"{parent} is a file in one piece of the data set and a folder in another.", hint="Rename one."
                 )
-
-
-def _class_counts(files: dict[str, RawFile], listed: list[str] | None) -> dict[str, int]:
-    """Return the images per class in the order of the labels."""
-    counts = Counter(PurePosixPath(path).parts[1] for path in files if path != _CLASS_LIST)
-    missing = sorted(set(counts) - set(listed)) if listed is not None else []
-    if missing:
-        raise DatasetError(
-            f"The class {missing[0]!r} is not in {_CLASS_LIST}.",
-            hint="Every piece of a data set goes with one list of all its classes.",
-        )
-    return {name: counts[name] for name in (listed if listed is not None else sorted(counts))}

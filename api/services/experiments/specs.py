@@ -114,6 +114,9 @@ def _mentions(value: object, key: str) -> bool:
 
 
 def wanted_gpus(parameters: Mapping[str, Any]) -> int:
-    """Return how many GPUs a job can use: `train.num_gpus` of its spec, one for every other action."""
-    train = (parameters.get("spec") or {}).get("train")
-    return int(train.get("num_gpus", 1)) if isinstance(train, Mapping) else 1
+    """Return how many GPUs a job can use: `num_gpus` of the spec of a training, one for every other action."""
+    spec = parameters.get("spec") or {}
+    for name in ("train", "training_config"):
+        if isinstance(section := spec.get(name), Mapping):
+            return int(section.get("num_gpus", 1))
+    return 1

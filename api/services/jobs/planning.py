@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from ....blocks import ArtifactStorage
-from ....datasets.image_folder import require_two_classes
+from ....datasets.manifest import RawManifest
 from ....schemas.actions import CONVERSIONS, MODEL_PARENTS, NEEDS_PARENT, TRAINING, Action
 from ....schemas.attempts import Priority
 from ....schemas.errors import ActionNotAllowed, InvalidInput, NotFound
@@ -21,7 +21,7 @@ from ...catalog import Catalog
 from ...catalog.models import Dataset, Experiment, Job
 from ..access import read_dataset, read_experiment, read_job
 from ..data.data_status import DatasetStatus
-from ..data.manifests import read_manifest
+from ..data.manifests import read_manifest, require_trainable
 from ..experiments.records import read_datasets
 from ..experiments.specs import checked_spec, spec_model, wanted_gpus
 from ..experiments.sweeps import is_enabled
@@ -177,7 +177,7 @@ class Planner:
         else:
             assert dataset is not None
             parameters["dataset_id"] = str(dataset.id)
-            await self._classes_of(owner.org, dataset)
+            await self._manifest_of(owner.org, dataset)
             used = [dataset.id]
         return Plan(
             asked=asked,
@@ -241,20 +241,20 @@ class Planner:
         for dataset_id in used:
             async with self._catalog.reading() as session:
                 row = await read_dataset(session, org, dataset_id)
-            classes = await self._classes_of(org, row)
-            if action in TRAINING and dataset_id in datasets.train and classes is not None:
-                require_two_classes(classes)
+            manifest = await self._manifest_of(org, row)
+            if action in TRAINING and dataset_id in datasets.train and manifest is not None:
+                require_trainable(manifest)
         return used
 
-    async def _classes_of(self, org: str, row: Dataset) -> dict[str, int] | None:
-        """Return the images per class; None while they are being uploaded, which the job will wait for."""
+    async def _manifest_of(self, org: str, row: Dataset) -> RawManifest | None:
+        """Return what the files are; None while they are being uploaded, which the job will wait for."""
         if row.status == DatasetStatus.RECEIVING:
             return None
         if row.status == DatasetStatus.EMPTY:
             raise InvalidInput(
                 f"The data set {row.id} has no files.", hint=f"POST an archive to .../datasets/{row.id}:upload."
             )
-        return (await asyncio.to_thread(read_manifest, self._storage, org, row.id)).classes
+        return await asyncio.to_thread(read_manifest, self._storage, org, row.id)
 
 
 def _allowed_parents(action: Action) -> frozenset[Action]:

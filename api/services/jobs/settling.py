@@ -17,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from ....blocks import ArtifactStorage
-from ....datasets.image_folder import require_two_classes
 from ....schemas.actions import TRAINING
 from ....schemas.errors import DatasetError, NotFound, YardError
 from ....schemas.jobs import Datasets
@@ -25,7 +24,7 @@ from ....schemas.states import AWAITING_DATA, AWAITING_PARENT, AWAITING_QUOTA, F
 from ...catalog import Catalog
 from ...catalog.models import Dataset, Job, utc_now
 from ..data.data_status import DatasetStatus
-from ..data.manifests import read_manifest
+from ..data.manifests import read_manifest, require_trainable
 from ..files.joblog import end_log
 from ..projection.adoption import TICK
 from .busy import BusyJobs
@@ -271,7 +270,7 @@ class Settler:
                     ).train
                     if dataset.id in trained_on:
                         manifest = await asyncio.to_thread(read_manifest, self._storage, job.org, dataset.id)
-                        require_two_classes(manifest.classes)
+                        require_trainable(manifest)
                 except DatasetError as error:
                     found[job.id, dataset.id] = str(error)
                 except (NotFound, ValidationError):

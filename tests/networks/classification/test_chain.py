@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from prefect_trainyard.datasets.index import open_index
 from prefect_trainyard.networks.classification.actions import CLASSIFICATION
-from prefect_trainyard.networks.classification.data import Images
 from prefect_trainyard.networks.classification.predictors import open_predictor
+from prefect_trainyard.networks.images import Images
 from prefect_trainyard.networks.onnx_tools import export_graph, save_graph
 from prefect_trainyard.networks.registry import get_network
 from prefect_trainyard.networks.tensorrt_engine import why_unavailable
@@ -126,7 +126,7 @@ def test_the_graph_is_the_network(chain: Chain, digits: Path) -> None:
     assert chain.exported.kpi["max_difference"] <= 1e-3
     network, graph = open_predictor(chain.retrained), open_predictor(chain.graph)
     assert graph.record == network.record
-    images = Images(open_index(digits / "test"), network.record)
+    images = Images(open_index(digits / "test"), network.record.shape)
     for size in (1, 7, 64):
         pixels = images.pixels(range(size))
         expected, found = network.logits(pixels), graph.logits(pixels)
@@ -198,7 +198,7 @@ def test_a_graph_with_a_fixed_batch_takes_any_number_of_images(chain: Chain, dig
 def test_a_graph_that_is_not_the_network_fails_the_export(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefect_trainyard.networks.classification import compression
+    from prefect_trainyard.networks import exporting
 
     def export_another(model: torch.nn.Module, *arguments: Any, **options: Any) -> onnx.ModelProto:
         with torch.no_grad():
@@ -207,7 +207,7 @@ def test_a_graph_that_is_not_the_network_fails_the_export(
             model.get_submodule("fc").bias[3] -= 0.01
         return graph
 
-    monkeypatch.setattr(compression, "export_graph", export_another)
+    monkeypatch.setattr(exporting, "export_graph", export_another)
     with pytest.raises(JobFailed, match="logits differ"):
         CLASSIFICATION.export(spec(Action.EXPORT), model=chain.trained, data=None, out=tmp_path, reporter=REPORTER)
     assert not list(tmp_path.rglob("*.onnx"))

@@ -9,14 +9,13 @@ import pytest
 import torch
 from prefect_trainyard.datasets.index import open_index
 from prefect_trainyard.networks.classification.data import (
-    Images,
     TrainingBatches,
     class_weights,
-    input_size,
     labels_for,
 )
 from prefect_trainyard.networks.classification.model import Record
 from prefect_trainyard.networks.classification.spec import TrainDataset
+from prefect_trainyard.networks.images import Images, input_size
 from prefect_trainyard.networks.ranks import Ranks
 from prefect_trainyard.schemas.errors import DatasetError
 
@@ -37,7 +36,7 @@ def batches(digits: Path, ranks: Ranks | None = None, size: int = 32, **options:
     index = open_index(digits / "few")
     facts = record(index.classes, size)
     spec = TrainDataset(**options)
-    images = Images(index, facts, spec.cache_mb)
+    images = Images(index, facts.shape, spec.cache_mb)
     return TrainingBatches(images, labels_for(index, index.classes, "training"), spec, facts, 5, ranks or Ranks())
 
 
@@ -134,11 +133,11 @@ def test_class_weights() -> None:
 
 def test_images_are_resized_and_made_grey(digits: Path) -> None:
     index = open_index(digits / "few")
-    assert input_size(index) == (32, 32)
-    images = Images(index, record(index.classes, 48, 1))
+    assert input_size(index, 224) == (32, 32)
+    images = Images(index, record(index.classes, 48, 1).shape)
     images.load()
     pixels = images.pixels([0, 5])
     assert pixels.shape == (2, 1, 48, 48)
     assert pixels.dtype == torch.uint8
-    uncached = Images(index, record(index.classes, 48, 1), cache_mb=0)
+    uncached = Images(index, record(index.classes, 48, 1).shape, cache_mb=0)
     assert torch.equal(uncached.pixels([0, 5]), pixels)

@@ -1,0 +1,168 @@
+"""The formats that data sets are uploaded in, one object for each: what the rest of the project asks a format."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from ..schemas.errors import DatasetError
+from .image_folder import (
+    CLASSES_FILE,
+    FORMATS,
+    RAW,
+    UNLABELLED,
+    ImageSet,
+    LabelledImage,
+    canonical_paths,
+    check_layout,
+    require_two_classes,
+    scan_images,
+)
+from .manifest import RawFile, RawManifest
+from .mask_classes import MaskValues, classes_of_masks, read_class_list, require_two_mask_classes
+from .mask_folder import IMAGES, MASKS, UNET, check_masked, require_pairs, scan_masked
+
+IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION = "image_classification", "semantic_segmentation"
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedFile:
+    """Where a file of an uploaded piece belongs in the whole set, and the values in it when it is a mask."""
+
+    target: PurePosixPath
+    mask_values: list[int] | None = None
+
+
+class DataFormat(Protocol):
+    """One way in which data sets of one type lie on disk."""
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def read_piece(self, root: Path) -> dict[PurePosixPath, PlacedFile]:
+        """Check all of an uploaded piece and return its files.
+
+        Raises:
+            DatasetError: it is not of this format, or something in it is broken.
+        """
+
+    def class_counts(self, files: Mapping[str, RawFile], read: Callable[[str], bytes]) -> dict[str, int]:
+        """Return how many images of a set each class has, in the order of the labels; `read` gives a file's bytes.
+
+        Raises:
+            DatasetError: the pieces of the set contradict each other.
+        """
+
+    def require_trainable(self, manifest: RawManifest) -> None:
+        """Raise `DatasetError` when nothing can be learnt from a set."""
+
+    def scan(self, root: Path) -> ImageSet:
+        """Return the images of a whole set, by names alone.
+
+        Raises:
+            DatasetError: it is not of this format, or is not complete.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFolder:
+    """Images in a folder per class, or without labels; see `image_folder`."""
+
+    type: str
+    name: str
+
+    def read_piece(self, root: Path) -> dict[PurePosixPath, PlacedFile]:
+        check_layout(root, self.name)
+        return {source: PlacedFile(target) for source, target in canonical_paths(root, self.name).items()}
+
+    def class_counts(self, files: Mapping[str, RawFile], read: Callable[[str], bytes]) -> dict[str, int]:
+        if self.name == RAW:
+            return {}
+        counts = Counter(PurePosixPath(path).parts[1] for path in files if path != CLASSES_FILE)
+        if CLASSES_FILE not in files:
+            return {name: counts[name] for name in sorted(counts)}
+        lines = read(CLASSES_FILE).decode("utf-8-sig").splitlines()
+        listed = [name for line in lines if (name := line.strip())]
+        missing = sorted(set(counts) - set(listed))
+        if missing:
+            raise DatasetError(
+                f"The class {missing[0]!r} is not in {CLASSES_FILE}.",
+                hint="Every piece of a data set goes with one list of all its classes.",
+            )
+        return {name: counts[name] for name in listed}
+
+    def require_trainable(self, manifest: RawManifest) -> None:
+        if self.type == SEMANTIC_SEGMENTATION:
+            raise DatasetError(
+                f"A data set of the format {RAW} has no masks to learn from.", hint=f"Train on the format {UNET}."
+            )
+        require_two_classes(manifest.classes)
+
+    def scan(self, root: Path) -> ImageSet:
+        return scan_images(root, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedImages:
+    """Images with a mask each; see `mask_folder`."""
+
+    type: str = SEMANTIC_SEGMENTATION
+    name: str = UNET
+
+    def read_piece(self, root: Path) -> dict[PurePosixPath, PlacedFile]:
+        found = scan_masked(root)
+        values = check_masked(found)
+        return {source: PlacedFile(target, values.get(source)) for source, target in found.targets.items()}
+
+    def class_counts(self, files: Mapping[str, RawFile], read: Callable[[str], bytes]) -> dict[str, int]:
+        listed = read_class_list(read(CLASSES_FILE), CLASSES_FILE) if CLASSES_FILE in files else None
+        masks = [MaskValues(path, file.mask_values) for path, file in files.items() if file.mask_values is not None]
+        return classes_of_masks(masks, listed).counts(masks)
+
+    def require_trainable(self, manifest: RawManifest) -> None:
+        found: dict[str, dict[str, PurePosixPath]] = {IMAGES: {}, MASKS: {}}
+        for file in manifest.files:
+            path = PurePosixPath(file.path)
+            if path.parts[0] in found:
+                found[path.parts[0]][str(path.relative_to(path.parts[0]).with_suffix(""))] = path
+        require_pairs(found[IMAGES], found[MASKS])
+        require_two_mask_classes(manifest.classes)
+
+    def scan(self, root: Path) -> ImageSet:
+        found = scan_masked(root)
+        return ImageSet(
+            root=root,
+            images=tuple(LabelledImage(pair.image, UNLABELLED) for pair in found.pairs),
+            classes=(),
+            masks=tuple(pair.mask for pair in found.pairs),
+            listed=None if found.listed is None else tuple(found.listed),
+        )
+
+
+_FORMATS: tuple[DataFormat, ...] = (
+    *(ImageFolder(IMAGE_CLASSIFICATION, name) for name in FORMATS),
+    MaskedImages(),
+    ImageFolder(SEMANTIC_SEGMENTATION, RAW),
+)
+
+
+def data_format(name: str, type: str | None = None) -> DataFormat:
+    """Return the format of that name for a type of data; without a type, of the first that has it.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    for candidate in _FORMATS:
+        if candidate.name == name and type in (None, candidate.type):
+            return candidate
+    names = dict.fromkeys(known.name for known in _FORMATS if type in (None, known.type))
+    raise DatasetError(
+        f"The format {name!r} does not go with {type or 'any type of data'}.",
+        hint=f"Use one of {', '.join(names)}." if names else "Use another type.",
+    )

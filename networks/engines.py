@@ -1,0 +1,164 @@
+"""Engines of exported graphs, for all families of dense networks: TensorRT or ONNX Runtime, fp32, fp16 or int8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from ..datasets.index import open_index
+from ..schemas.errors import JobFailed, MissingFeature
+from ..schemas.reporting import Reporter
+from ..schemas.results import Artifact, ArtifactKind, Output
+from .deployment_specs import TensorRT
+from .exporting import batch_size_for
+from .images import Images
+from .onnx_tools import METADATA_KEY, load_graph, quantize, read_metadata, save_graph, to_half
+from .predictors import Predictor
+from .records import ModelRecord, json_or_none, normalize, random_pixels
+from .tensorrt_engine import build_engine as build_tensorrt
+from .tensorrt_engine import sidecar, why_unavailable
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    backend: Literal["auto", "tensorrt", "onnxruntime"]
+    precision: Literal["fp32", "fp16", "int8"]
+    batch: tuple[int, int, int]
+    """Smallest, usual and largest batch."""
+    workspace_mb: int
+    calibration_images: int
+    calibration_method: Literal["minmax", "entropy"]
+    unit: str
+    """What gets a label: images or pixels."""
+
+
+def engine_options(backend: Literal["auto", "tensorrt", "onnxruntime"], spec: TensorRT, *, unit: str) -> EngineOptions:
+    return EngineOptions(
+        backend=backend,
+        precision=spec.data_type,
+        batch=(spec.min_batch_size, spec.opt_batch_size, spec.max_batch_size),
+        workspace_mb=spec.workspace_size,
+        calibration_images=spec.calibration.images,
+        calibration_method=spec.calibration.method,
+        unit=unit,
+    )
+
+
+def build_engine(
+    options: EngineOptions,
+    *,
+    model: Path,
+    calibration: Path | None,
+    out: Path,
+    reporter: Reporter,
+    parse: Callable[[object, str], ModelRecord],
+    open_predictor: Callable[[Path], Predictor[Any]],
+) -> Output:
+    """Build an engine of the graph `model` and say how far it agrees with it.
+
+    Raises:
+        JobFailed: no graph of this family, or int8 without calibration data.
+        MissingFeature: TensorRT was asked for and is not here.
+    """
+    if model.suffix != ".onnx":
+        raise JobFailed(f"{model.name} is no ONNX graph.", hint="An engine is built after an export job.")
+    graph = load_graph(model)
+    record = parse(json_or_none(read_metadata(graph).get(METADATA_KEY)), model.name)
+    precision = options.precision
+    backend, note = _backend(options.backend)
+    if note:
+        reporter.log(note)
+    chosen = _calibration_images(options.calibration_images, record, calibration)
+    reporter.progress(0.1, f"building an {precision} engine for {backend}")
+    match precision:
+        case "int8":
+            if chosen is None:
+                raise JobFailed(
+                    "An int8 engine needs calibration data, and this job has none.",
+                    hint="Set calibration_dataset of the experiment, or data_type fp16 or fp32.",
+                )
+            graph = quantize(graph, _inputs(chosen, graph, record), options.calibration_method)
+        case "fp16":
+            graph = to_half(graph)
+        case "fp32":
+            pass
+
+    if backend == "onnxruntime":
+        path = out / "engine" / f"model.{precision}.onnxruntime.onnx"
+        save_graph(path, graph, {"engine": f"onnxruntime {precision}"})
+        files = [path]
+    else:
+        path = out / "engine" / f"model.{precision}.tensorrt.engine"
+        build_tensorrt(
+            graph,
+            path,
+            batch=options.batch,
+            workspace_bytes=options.workspace_mb * 2**20,
+            record=record.model_dump(mode="json"),
+        )
+        files = [path, sidecar(path)]
+    reporter.progress(0.9, "comparing the engine with the graph")
+    pixels = random_pixels(record, 16) if chosen is None else chosen
+    agreement = _agreement(open_predictor(model), open_predictor(path), pixels)
+    reporter.saved(files)
+    kinds = (ArtifactKind.ENGINE, ArtifactKind.REPORT)
+    titles = (f"{precision} engine for {backend}", "Description of the engine")
+    return Output(
+        artifacts=[
+            Artifact(path=file.relative_to(out).as_posix(), kind=kind, title=title, epoch=record.epoch)
+            for file, kind, title in zip(files, kinds, titles, strict=False)
+        ],
+        kpi={"agreement": agreement, "size_bytes": float(path.stat().st_size)},
+        classes=record.classes,
+        message=f"{note} Built an {precision} engine for {backend}: it gives the label of the fp32 graph for "
+        f"{agreement:.1%} of the {options.unit} it was compared on.".strip(),
+    )
+
+
+def _agreement(original: Predictor[Any], built: Predictor[Any], pixels_BCHW: torch.Tensor) -> float:
+    same = total = 0
+    for chunk in torch.split(pixels_BCHW, batch_size_for(original.record)):
+        labels = original.logits(chunk).argmax(1)
+        same += int((labels == built.logits(chunk).argmax(1)).sum())
+        total += labels.size
+    return same / total
+
+
+def _backend(asked: str) -> tuple[str, str]:
+    """Return the backend to use and, when the choice needs one, a sentence about it."""
+    missing = why_unavailable()
+    if missing is None:
+        return ("onnxruntime" if asked == "onnxruntime" else "tensorrt"), ""
+    if asked == "tensorrt":
+        raise MissingFeature(
+            f"A TensorRT engine cannot be built: {missing}.",
+            hint="Install prefect-trainyard[tensorrt] on a worker with an NVIDIA GPU, or set `backend` to auto.",
+        )
+    if asked == "auto":
+        return "onnxruntime", f"This is an engine for ONNX Runtime instead of TensorRT, because {missing}."
+    return "onnxruntime", ""
+
+
+def _calibration_images(wanted: int, record: ModelRecord, calibration: Path | None) -> torch.Tensor | None:
+    if calibration is None:
+        return None
+    images = Images(open_index(calibration), record.shape)
+    # why: classes lie side by side in an index, so evenly spread numbers are of all of them.
+    return images.pixels(np.linspace(0, len(images) - 1, min(len(images), wanted)).astype(int).tolist())
+
+
+def _inputs(pixels_BCHW: torch.Tensor, graph: onnx.ModelProto, record: ModelRecord) -> Iterator[Floats]:
+    """Yield the inputs for calibration, in batches that the graph takes."""
+    fixed = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    for chunk in torch.split(pixels_BCHW, fixed or 16):
+        if not fixed or len(chunk) == fixed:
+            yield normalize(chunk, record).numpy()

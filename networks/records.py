@@ -1,0 +1,84 @@
+"""What a model file says about itself: in the header of weights and in the metadata of ONNX graphs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..schemas.errors import JobFailed
+
+R = TypeVar("R", bound="ModelRecord")
+
+
+class ModelRecord(BaseModel):
+    """The facts that are needed to use a model on images. Families add their own."""
+
+    model_config = ConfigDict(frozen=True)
+
+    network: str
+    backbone: str
+    classes: list[str]
+    channels: int
+    width: int
+    height: int
+    mean: list[float]
+    std: list[float]
+    resize: Literal["stretch-bilinear"] = "stretch-bilinear"
+    epoch: int | None = None
+    metrics: dict[str, float] = {}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of one input."""
+        return self.channels, self.height, self.width
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the logits of one input."""
+        raise NotImplementedError
+
+
+def normalize(pixels_BCHW: torch.Tensor, record: ModelRecord) -> torch.Tensor:
+    """Return pixels (0 to 255, any type) as the input of the network."""
+    mean = torch.tensor(record.mean, device=pixels_BCHW.device).view(1, -1, 1, 1) * 255
+    std = torch.tensor(record.std, device=pixels_BCHW.device).view(1, -1, 1, 1) * 255
+    return (pixels_BCHW.float() - mean) / std
+
+
+def per_channel(values: list[float], channels: int) -> list[float]:
+    """Return as many numbers as there are channels."""
+    if len(values) == channels:
+        return values
+    # why: grey images of a spec that was made for colour get the average of its numbers.
+    return [float(np.mean(values))] * channels
+
+
+def random_pixels(record: ModelRecord, count: int) -> torch.Tensor:
+    """Return noise as pixels of shape BCHW: the same ones on every call."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, *record.shape), generator=generator, dtype=torch.uint8)
+
+
+def parse_record(raw: object, where: str, kind: type[R], networks: tuple[str, ...]) -> R:
+    """Return the record found in the file `where`, of one of `networks`.
+
+    Raises:
+        JobFailed: it is of another network.
+    """
+    if isinstance(raw, dict) and raw.get("network") not in networks:
+        raise JobFailed(f"{where} is a model of the network {raw.get('network')!r}, not of {' or '.join(networks)}.")
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise JobFailed(f"{where} does not say what network it is of.") from error
+
+
+def json_or_none(raw: str | None) -> Any:
+    try:
+        return None if raw is None else json.loads(raw)
+    except json.JSONDecodeError:
+        return None

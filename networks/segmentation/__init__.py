@@ -1,0 +1,1 @@
+"""Semantic segmentation: `unet` on any timm backbone and `segformer`, on images with masks."""

@@ -1,0 +1,61 @@
+"""What the rest of the project knows about `unet` and `segformer` without importing torch."""
+
+from __future__ import annotations
+
+from ...schemas.actions import Action
+from ..deployment_specs import EngineSpec, ExportSpec
+from ..registry import Network
+from . import segformer_spec, unet_spec
+
+_FORMATS = ("unet", "raw")
+_METRICS = ("mIoU", "pixel_accuracy", "mean_accuracy", "mean_dice", "loss")
+_TRAINING_METRICS = {"mIoU": True, "pixel_accuracy": True, "loss": False}
+
+UNET = Network(
+    name="unet",
+    family="segmentation",
+    dataset_type="semantic_segmentation",
+    dataset_formats=_FORMATS,
+    specs={
+        Action.TRAIN: unet_spec.TrainSpec,
+        Action.EVALUATE: unet_spec.EvaluateSpec,
+        Action.PRUNE: unet_spec.PruneSpec,
+        Action.RETRAIN: unet_spec.TrainSpec,
+        Action.EXPORT: ExportSpec,
+        Action.GEN_TRT_ENGINE: unet_spec.EngineSpec,
+        Action.INFERENCE: unet_spec.InferenceSpec,
+    },
+    key_metric="mIoU",
+    maximize=True,
+    metrics=_METRICS,
+    training_metrics=_TRAINING_METRICS,
+    epochs_parameter="training_config.epochs",
+    metric_parameter="training_config.metric",
+    implementation="prefect_trainyard.networks.segmentation.actions:UNET_ACTIONS",
+    library="timm, with a decoder of our own",
+    licence="Apache-2.0",
+)
+
+#: The API documents give it no prune and no retrain.
+SEGFORMER = Network(
+    name="segformer",
+    family="segmentation",
+    dataset_type="semantic_segmentation",
+    dataset_formats=_FORMATS,
+    specs={
+        Action.TRAIN: segformer_spec.TrainSpec,
+        Action.EVALUATE: segformer_spec.EvaluateSpec,
+        Action.EXPORT: ExportSpec,
+        Action.GEN_TRT_ENGINE: EngineSpec,
+        Action.INFERENCE: segformer_spec.InferenceSpec,
+    },
+    key_metric="mIoU",
+    maximize=True,
+    metrics=_METRICS,
+    training_metrics=_TRAINING_METRICS,
+    epochs_parameter="train.num_rounds",
+    metric_parameter="train.metric",
+    implementation="prefect_trainyard.networks.segmentation.actions:SEGFORMER_ACTIONS",
+    library="transformers",
+    licence="Apache-2.0",
+)
