@@ -1,6 +1,6 @@
 """Image sets for classification as folders: one folder per class, or images alone (`raw`).
 
-[any/folders/]images*/<class>/<image>    formats default, classification_pyt, custom
+[any/folders/]images*/<class>/<image>    formats default, classification_pyt, classification_tf2, custom
 [any/folders/]<class>/<image>            the same, without an `images*` folder
 [any/folders/]classes.txt                optional: one class a line, in the order of the labels
 <anything>/<image>                       format raw
@@ -21,7 +21,7 @@ from .images import IMAGE_SUFFIXES, MAX_FILE_BYTES, image_size
 from .parallel import map_in_order
 
 RAW = "raw"
-LABELLED = ("default", "classification_pyt", "custom")
+LABELLED = ("default", "classification_pyt", "classification_tf2", "custom")
 FORMATS = (*LABELLED, RAW)
 
 #: Label of an image of a raw set.

@@ -6,7 +6,8 @@ is imported when a job runs.
 
 from __future__ import annotations
 
-from .classification.record import CLASSIFICATION_PYT
+from .classification.record import CLASSIFIERS
 from .registry import register
 
-register(CLASSIFICATION_PYT)
+for network in CLASSIFIERS:
+    register(network)

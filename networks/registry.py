@@ -44,6 +44,8 @@ class Network:
     """`package.module:NAME` of the object whose methods are the actions; importing it may take seconds."""
     library: str
     licence: str
+    aliases: tuple[str, ...] = ()
+    """Other names under which clients know it."""
 
     @property
     def actions(self) -> tuple[Action, ...]:
@@ -61,12 +63,14 @@ class Network:
 
 
 _networks: dict[str, Network] = {}
+_aliases: dict[str, str] = {}
 
 
 def register(network: Network) -> None:
-    """Add a network; a second one of the same name is an error of the programmer."""
-    if network.name in _networks:
-        raise RuntimeError(f"The network {network.name} is registered twice.")
+    """Add a network; a second one of the same name or alias is an error of the programmer."""
+    for name in (network.name, *network.aliases):
+        if name in _networks or name in _aliases:
+            raise RuntimeError(f"The network {name} is registered twice.")
     # why: specs ignore names that they do not know, so a wrong one here would be set without any effect.
     if Action.TRAIN in network.specs:
         known = {None, *(path for path, _ in leaves(network.specs[Action.TRAIN]))}
@@ -74,6 +78,7 @@ def register(network: Network) -> None:
             if path not in known:
                 raise RuntimeError(f"The record of {network.name} names {path!r}, which its spec of train has not.")
     _networks[network.name] = network
+    _aliases.update(dict.fromkeys(network.aliases, network.name))
 
 
 def networks() -> tuple[Network, ...]:
@@ -83,18 +88,23 @@ def networks() -> tuple[Network, ...]:
 
 
 def get_network(name: str) -> Network:
-    """Return the network of that name.
+    """Return the network of that name or alias.
 
     Raises:
         InvalidInput: there is none; the message lists those there are.
     """
-    _load_entry_points()
     try:
-        return _networks[name]
+        return _networks[network_name(name)]
     except KeyError:
         raise InvalidInput(
             f"There is no network {name!r}.", hint=f"The networks here are {', '.join(sorted(_networks))}."
         ) from None
+
+
+def network_name(word: str) -> str:
+    """Return the name of the network that has `word` as its alias, else `word`."""
+    _load_entry_points()
+    return _aliases.get(word, word)
 
 
 def load_implementation(network: Network) -> Any:

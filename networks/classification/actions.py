@@ -1,25 +1,34 @@
-"""The actions of `classification_pyt`, in the shape that tasks call. Importing this takes seconds."""
+"""The actions of the classifiers, in the shape that tasks call. Importing this takes seconds."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ...schemas.reporting import Reporter, SilentReporter
 from ...schemas.results import Output
-from .compression import build_engine, export, prune
-from .evaluation import evaluate, infer
-from .predictors import open_predictor
-from .spec import EvaluateSpec, TrainSpec
+from ...schemas.specs import Spec
+from ..dialects import in_words_of
+from . import compression, evaluation, predictors
+from .spec import EvaluateSpec
 from .training import Request
 from .training import train as run_training
 
 
 class Classification:
-    """One method per action. Folders are local; an `Output` has its paths relative to `out`."""
+    """One method per action. Folders are local; an `Output` has its paths relative to `out`.
+
+    Specs are those of the network: of the family, or dialects of them.
+    """
+
+    open_predictor = staticmethod(predictors.open_predictor)
+
+    def __init__(self, network: str) -> None:
+        self._network = network
 
     def train(
         self,
-        spec: TrainSpec,
+        spec: Spec,
         *,
         train_data: Path,
         eval_data: Path | None,
@@ -34,20 +43,22 @@ class Classification:
         too when the classes are the same. With `until_epoch` this is only a part of the training, which a
         later call with the same `out` goes on with.
         """
-        request = Request(
-            spec=spec,
-            train_data=train_data,
-            eval_data=eval_data,
-            out=out,
-            weights=weights,
-            is_retrain=False,
-            until_epoch=until_epoch,
-        )
-        return _train(request, reporter)
+        with in_words_of(spec) as settings:
+            request = Request(
+                network=self._network,
+                spec=settings,
+                train_data=train_data,
+                eval_data=eval_data,
+                out=out,
+                weights=weights,
+                is_retrain=False,
+                until_epoch=until_epoch,
+            )
+            return _train(request, reporter)
 
     def retrain(
         self,
-        spec: TrainSpec,
+        spec: Spec,
         *,
         train_data: Path,
         eval_data: Path | None,
@@ -56,17 +67,42 @@ class Classification:
         reporter: Reporter,
     ) -> Output:
         """Train the network in `weights`, pruned or not, on; its architecture overrides that of the spec."""
-        return _train(
-            Request(spec=spec, train_data=train_data, eval_data=eval_data, out=out, weights=weights, is_retrain=True),
-            reporter,
-        )
+        with in_words_of(spec) as settings:
+            request = Request(
+                network=self._network,
+                spec=settings,
+                train_data=train_data,
+                eval_data=eval_data,
+                out=out,
+                weights=weights,
+                is_retrain=True,
+            )
+            return _train(request, reporter)
 
-    evaluate = staticmethod(evaluate)
-    prune = staticmethod(prune)
-    export = staticmethod(export)
-    build_engine = staticmethod(build_engine)
-    infer = staticmethod(infer)
-    open_predictor = staticmethod(open_predictor)
+    def evaluate(self, spec: Spec, **inputs: Any) -> Output:
+        """Measure `model` on the labelled images `data`."""
+        with in_words_of(spec) as settings:
+            return evaluation.evaluate(settings, **inputs)
+
+    def infer(self, spec: Spec, **inputs: Any) -> Output:
+        """Predict the labels of the images `data` by `model`."""
+        with in_words_of(spec) as settings:
+            return evaluation.infer(settings, **inputs)
+
+    def prune(self, spec: Spec, **inputs: Any) -> Output:
+        """Remove channels of `model`; `data` tells what that does to its metrics."""
+        with in_words_of(spec) as settings:
+            return compression.prune(settings, **inputs)
+
+    def export(self, spec: Spec, **inputs: Any) -> Output:
+        """Make an ONNX graph of `model` and compare the two, on `data` too."""
+        with in_words_of(spec) as settings:
+            return compression.export(settings, **inputs)
+
+    def build_engine(self, spec: Spec, **inputs: Any) -> Output:
+        """Build an engine of the graph `model`."""
+        with in_words_of(spec) as settings:
+            return compression.build_engine(settings, **inputs)
 
 
 def _train(request: Request, reporter: Reporter) -> Output:
@@ -80,7 +116,7 @@ def _train(request: Request, reporter: Reporter) -> Output:
         return trained
     reporter.allow_interruption()
     reporter.log("Looking at the best weights.")
-    seen = evaluate(
+    seen = evaluation.evaluate(
         EvaluateSpec(),
         model=request.out / best.path,
         data=request.eval_data,
@@ -97,4 +133,6 @@ def _train(request: Request, reporter: Reporter) -> Output:
     )
 
 
-CLASSIFICATION = Classification()
+CLASSIFICATION = Classification("classification_pyt")
+CLASSIFICATION_TF2 = Classification("classification_tf2")
+CLASSIFICATION_TF1 = Classification("classification")

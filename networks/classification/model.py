@@ -16,7 +16,8 @@ from torch import nn
 from ...schemas.errors import JobFailed, SpecError
 from ..weights import load_weights, resize_to, save_weights
 
-NETWORK: Final = "classification_pyt"
+#: The networks that share these models. The weights of one may be the base of another.
+NETWORKS: Final = ("classification_pyt", "classification_tf2", "classification", "multitask_classification")
 
 
 class Record(BaseModel):
@@ -24,7 +25,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    network: Literal["classification_pyt"] = NETWORK
+    network: str = NETWORKS[0]
     backbone: str
     classes: list[str]
     channels: int
@@ -61,8 +62,11 @@ def parse_record(raw: object, where: str) -> Record:
     Raises:
         JobFailed: it is of another network.
     """
-    if isinstance(raw, dict) and raw.get("network") != NETWORK:
-        raise JobFailed(f"{where} is a model of the network {raw.get('network')!r}, not of {NETWORK}.")
+    if isinstance(raw, dict) and raw.get("network") not in NETWORKS:
+        raise JobFailed(
+            f"{where} is a model of the network {raw.get('network')!r}, and no classifier.",
+            hint=f"Classifiers are models of {', '.join(NETWORKS)}.",
+        )
     try:
         return Record.model_validate(raw)
     except ValidationError as error:

@@ -1,10 +1,15 @@
-"""What the rest of the project knows about `classification_pyt` without importing torch."""
+"""What the rest of the project knows about the classifiers without importing torch."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...schemas.actions import Action
 from ..registry import Network
-from .spec import EngineSpec, EvaluateSpec, ExportSpec, InferenceSpec, PruneSpec, TrainSpec
+from . import dialect_sections as flat
+from . import spec, spec_tf1, spec_tf2
+
+_ACTIONS = "prefect_trainyard.networks.classification.actions"
 
 CLASSIFICATION_PYT = Network(
     name="classification_pyt",
@@ -12,13 +17,13 @@ CLASSIFICATION_PYT = Network(
     dataset_type="image_classification",
     dataset_formats=("default", "classification_pyt", "custom", "raw"),
     specs={
-        Action.TRAIN: TrainSpec,
-        Action.EVALUATE: EvaluateSpec,
-        Action.PRUNE: PruneSpec,
-        Action.RETRAIN: TrainSpec,
-        Action.EXPORT: ExportSpec,
-        Action.GEN_TRT_ENGINE: EngineSpec,
-        Action.INFERENCE: InferenceSpec,
+        Action.TRAIN: spec.TrainSpec,
+        Action.EVALUATE: spec.EvaluateSpec,
+        Action.PRUNE: spec.PruneSpec,
+        Action.RETRAIN: spec.TrainSpec,
+        Action.EXPORT: spec.ExportSpec,
+        Action.GEN_TRT_ENGINE: spec.EngineSpec,
+        Action.INFERENCE: spec.InferenceSpec,
     },
     key_metric="accuracy_top-1",
     maximize=True,
@@ -26,7 +31,45 @@ CLASSIFICATION_PYT = Network(
     training_metrics={"accuracy_top-1": True, "accuracy_top-5": True, "loss": False},
     epochs_parameter="train.train_config.runner.max_epochs",
     metric_parameter="train.train_config.evaluation.metric",
-    implementation="prefect_trainyard.networks.classification.actions:CLASSIFICATION",
+    implementation=f"{_ACTIONS}:CLASSIFICATION",
     library="timm",
     licence="Apache-2.0",
 )
+
+CLASSIFICATION_TF2 = replace(
+    CLASSIFICATION_PYT,
+    name="classification_tf2",
+    dataset_formats=("default", "classification_pyt", "classification_tf2", "custom", "raw"),
+    specs={
+        Action.TRAIN: spec_tf2.TrainSpec,
+        Action.EVALUATE: spec_tf2.EvaluateSpec,
+        Action.PRUNE: spec_tf2.PruneSpec,
+        Action.RETRAIN: spec_tf2.TrainSpec,
+        Action.EXPORT: spec.ExportSpec,
+        Action.GEN_TRT_ENGINE: spec.EngineSpec,
+        Action.INFERENCE: spec_tf2.InferenceSpec,
+    },
+    epochs_parameter="train.num_epochs",
+    metric_parameter="train.evaluation.metric",
+    implementation=f"{_ACTIONS}:CLASSIFICATION_TF2",
+)
+
+CLASSIFICATION_TF1 = replace(
+    CLASSIFICATION_PYT,
+    name="classification",
+    aliases=("classification_tf1",),
+    specs={
+        Action.TRAIN: spec_tf1.TrainSpec,
+        Action.EVALUATE: spec_tf1.EvaluateSpec,
+        Action.PRUNE: flat.PruneSpec,
+        Action.RETRAIN: spec_tf1.TrainSpec,
+        Action.EXPORT: flat.ExportSpec,
+        Action.GEN_TRT_ENGINE: flat.EngineSpec,
+        Action.INFERENCE: flat.InferenceSpec,
+    },
+    epochs_parameter="train_config.n_epochs",
+    metric_parameter="train_config.evaluation.metric",
+    implementation=f"{_ACTIONS}:CLASSIFICATION_TF1",
+)
+
+CLASSIFIERS = (CLASSIFICATION_PYT, CLASSIFICATION_TF2, CLASSIFICATION_TF1)

@@ -7,14 +7,19 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ...schemas.specs import Spec, parameter, section
+from .backbones import timm_name
+
+#: What the name of a backbone is made of.
+BACKBONE = r"^[A-Za-z0-9_.-]{1,100}$"
 
 
 class Backbone(Spec):
     type: str = parameter(
         "resnet18",
-        description="Name of any timm model, for example resnet18, efficientnet_b0 or vit_tiny_patch16_224.",
+        description="Name of any timm model, for example resnet18, efficientnet_b0 or vit_tiny_patch16_224. Words of "
+        "the API documents such as gc_vit_tiny are understood.",
         popular=True,
-        pattern=r"^[A-Za-z0-9_.]{1,100}$",
+        pattern=BACKBONE,
     )
     pretrained: bool = parameter(
         False, description="Must be false: nothing is downloaded. Pretrained weights come from a base experiment."
@@ -29,6 +34,12 @@ class Backbone(Spec):
         search=(None, 0.5),
     )
     drop_path_rate: float = parameter(0.0, description="Stochastic depth, where the backbone has it.", ge=0, lt=1)
+
+    @field_validator("type")
+    @classmethod
+    def _is_here(cls, value: str) -> str:
+        timm_name(value)
+        return value
 
     @field_validator("pretrained")
     @classmethod
@@ -383,7 +394,7 @@ class ExportSpec(Spec):
     export: Export = section(Export)
 
 
-def _lower(value: object) -> object:
+def lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
@@ -394,7 +405,7 @@ class Calibration(Spec):
 
 class TensorRT(Spec):
     # Clients write FP16 as well as fp16.
-    data_type: Annotated[Literal["fp32", "fp16", "int8"], BeforeValidator(_lower)] = parameter(
+    data_type: Annotated[Literal["fp32", "fp16", "int8"], BeforeValidator(lower)] = parameter(
         "fp32", description="Precision of the engine; int8 needs calibration data.", popular=True
     )
     workspace_size: int = parameter(1024, description="Memory in MiB that TensorRT may use while it builds.", ge=16)
@@ -411,7 +422,7 @@ class TensorRT(Spec):
 
 
 class Engine(Spec):
-    backend: Annotated[Literal["auto", "tensorrt", "onnxruntime"], BeforeValidator(_lower)] = parameter(
+    backend: Annotated[Literal["auto", "tensorrt", "onnxruntime"], BeforeValidator(lower)] = parameter(
         "auto", description="auto: TensorRT where it and an NVIDIA GPU are there, else ONNX Runtime.", popular=True
     )
     tensorrt: TensorRT = section(TensorRT)

@@ -23,6 +23,7 @@ from ..loop import Fit, Plan, fit
 from ..optimization import Schedule, build_optimizer
 from ..ranks import ALONE, Ranks
 from ..weights import count_parameters
+from .backbones import timm_name
 from .data import Batch, Images, TrainingBatches, class_weights, input_size, labels_for
 from .model import Record, build, load_model, normalize, save_model, start_from
 from .spec import TrainSpec
@@ -35,6 +36,7 @@ FOLDER = "train"
 class Request:
     """One training run."""
 
+    network: str
     spec: TrainSpec
     train_data: Path
     eval_data: Path | None
@@ -54,6 +56,7 @@ class Request:
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "network": self.network,
             "spec": self.spec.model_dump(mode="json"),
             "train_data": str(self.train_data),
             "eval_data": None if self.eval_data is None else str(self.eval_data),
@@ -66,6 +69,7 @@ class Request:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Request:
         return cls(
+            network=raw["network"],
             spec=TrainSpec.model_validate(raw["spec"]),
             train_data=Path(raw["train_data"]),
             eval_data=None if raw["eval_data"] is None else Path(raw["eval_data"]),
@@ -257,13 +261,14 @@ def _start(request: Request, index: ImageIndex, reporter: Reporter) -> tuple[nn.
                 "in one of them only.",
                 hint="Retrain on data with the classes of the parent, or start a new train job.",
             )
-        return model, record.model_copy(update={"epoch": None, "metrics": {}})
+        return model, record.model_copy(update={"network": request.network, "epoch": None, "metrics": {}})
 
     model_spec = spec.model
     width, height = input_size(index)
     channels = model_spec.input_channels
     record = Record(
-        backbone=model_spec.backbone.type,
+        network=request.network,
+        backbone=timm_name(model_spec.backbone.type),
         classes=index.classes,
         channels=channels,
         width=model_spec.input_width or width,

@@ -54,9 +54,9 @@ BAD_BODIES: list[tuple[str, str, Any]] = [
     ("POST", "{model}/job", {"actions": ["train", "prune", "kmeans"]}),
     ("POST", "{model}/job", {"actions": ["prune"]}),
     ("POST", "{dataset}/job", {"actions": ["train"]}),
-    ("POST", "{model}/specs/train", {"train": {"train_config": {"runner": {"max_epochs": 0}}}}),
-    ("POST", "{model}/specs/train", {"train_config": {"n_epochs": 80}}),
-    ("POST", "{model}/specs/train", {"train": {"__prefect_kind": "json"}}),
+    ("POST", "{model}/specs/train", {"train_config": {"n_epochs": 0}}),
+    ("POST", "{model}/specs/train", {"train": {"num_epochs": 80}}),
+    ("POST", "{model}/specs/train", {"train_config": {"__prefect_kind": "json"}}),
     ("POST", "{model}/specs/train", [1]),
     ("PUT", "{model}/specs/train", {"train": 5}),
 ]
@@ -164,10 +164,10 @@ def test_words_of_release_4_0_are_understood_by_all_and_said_to_its_own_clients(
 
     new = V4.of(facade.member(org=ann.member.org, user="bob", release="5.2"))
     seen = new.ok("GET", f"model/{model_id}")
-    assert seen["network_arch"] == "classification_pyt" and "gen_trt_engine" in seen["actions"]
+    assert seen["network_arch"] == "classification_tf1" and "gen_trt_engine" in seen["actions"]
     assert seen["ptm"] == [] and old["ptm"] == ""
     assert new.ok("GET", f"model/{model_id}/job/{jobs[1]}")["action"] == "gen_trt_engine"
-    for word in ("classification", "classification_pyt"):
+    for word in ("classification", "classification_tf1"):
         assert [item["id"] for item in new.ok("GET", f"model?arch={word}")] == [model_id]
         assert new.ok("PATCH", f"model/{model_id}", {"network_arch": word, "ptm": []})["ptm"] == []
     ann.member.finish(trained)
@@ -271,7 +271,7 @@ def test_pretrained_models_are_listed_and_known_by_the_key_that_they_lack(
     save_file({"fc.bias": np.zeros(2, np.float32)}, weights)
     settings = ApiSettings(home=tmp_path / "yard", prefect_api_url=prefect_server.api_url, free_min_bytes=0)
     storage = ArtifactStorage(url=settings.storage_url)
-    base = add(storage, weights, network="classification_pyt", name="pretrained_classification", version="resnet18")
+    base = add(storage, weights, network="classification_tf1", name="pretrained_classification", version="resnet18")
     for facade in serve(settings, prefect_server):
         old = V4.of(facade.member(release="4.0"))
         model_id = old.model()

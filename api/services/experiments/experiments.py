@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ....blocks import ArtifactStorage, layout
-from ....networks.registry import Network
+from ....networks.registry import Network, network_name
 from ....schemas.base_experiments import BaseExperiment
 from ....schemas.errors import InvalidInput, NotFound
 from ....schemas.jobs import Datasets
@@ -168,7 +168,7 @@ class ExperimentService:
         await self._refuse_base(experiment_id)
         async with self._catalog.writing() as session:
             row = await read_experiment(session, org, experiment_id, lock=True)
-            if network is not None and network != row.network:
+            if network is not None and network_name(network) != row.network:
                 raise InvalidInput(
                     "network_arch: the network of an experiment cannot change.", hint="Create another experiment."
                 )

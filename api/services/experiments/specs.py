@@ -114,6 +114,7 @@ def _mentions(value: object, key: str) -> bool:
 
 
 def wanted_gpus(parameters: Mapping[str, Any]) -> int:
-    """Return how many GPUs a job can use: `train.num_gpus` of its spec, one for every other action."""
-    train = (parameters.get("spec") or {}).get("train")
-    return int(train.get("num_gpus", 1)) if isinstance(train, Mapping) else 1
+    """Return how many GPUs a job can use: `gpus` or `train.num_gpus` of its spec, one for every other action."""
+    spec = parameters.get("spec") or {}
+    train = spec.get("train")
+    return int(spec.get("gpus") or (train.get("num_gpus", 1) if isinstance(train, Mapping) else 1))
