@@ -94,12 +94,18 @@ class TrainConfig(Augmentation, Loop, ClassWeighting):
     evaluation: family.Evaluation = section(family.Evaluation)
 
 
+class EvalConfig(Spec):
+    batch_size: int = like(family.ReadDataset, "batch_size")
+    samples: int = like(family.Evaluate, "samples")
+
+
 class TrainSpec(DialectSpec):
     """Spec of `train` and `retrain`; a retrain takes the architecture from its parent, not from `model_config`."""
 
     gpus: int = like(family.Train, "num_gpus")
     network: ModelConfig = section(ModelConfig, name="model_config")
     train_config: TrainConfig = section(TrainConfig)
+    eval_config: EvalConfig = section(EvalConfig, description="Of evaluate jobs that have no spec of their own.")
 
     FAMILY = family.TrainSpec
     NAMES: ClassVar = {
@@ -126,11 +132,6 @@ class TrainSpec(DialectSpec):
             ),
             **preprocessing(train.preprocess_mode),
         }
-
-
-class EvalConfig(Spec):
-    batch_size: int = like(family.ReadDataset, "batch_size")
-    samples: int = like(family.Evaluate, "samples")
 
 
 class EvaluateSpec(DialectSpec):

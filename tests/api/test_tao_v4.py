@@ -58,7 +58,7 @@ BAD_BODIES: list[tuple[str, str, Any]] = [
     ("POST", "{model}/specs/train", {"train": {"num_epochs": 80}}),
     ("POST", "{model}/specs/train", {"train_config": {"__prefect_kind": "json"}}),
     ("POST", "{model}/specs/train", [1]),
-    ("PUT", "{model}/specs/train", {"train": 5}),
+    ("PUT", "{model}/specs/train", {"train_config": 5}),
 ]
 
 
@@ -91,26 +91,27 @@ def test_jobs_run_with_what_was_saved_for_their_action(ann: V4) -> None:
     owner = f"model/{ann.ready()}"
     (plain,) = ann.start(owner, "train")
     assert parameters(ann, plain)["spec"] == {}
-    spec = {"train": {"train_config": {"runner": {"max_epochs": 4}}}, "dataset": {"batch_size": 16}, "gpus": 1}
+    spec = {"train_config": {"n_epochs": 4}, "eval_config": {"batch_size": 16}, "gpus": 1, "verbose": True}
+    known = {name: value for name, value in spec.items() if name != "verbose"}
     ann.ok("POST", f"{owner}/specs/train", spec, 201)
     (trained,) = ann.start(owner, "train")
-    assert parameters(ann, trained)["spec"] == {"train": spec["train"], "dataset": spec["dataset"]}
+    assert parameters(ann, trained)["spec"] == known
     assert ann.ok("GET", f"{owner}/job/{trained}")["specs"] == spec
     # retrain, evaluate and inference go by the training's as far as it fits, until something is saved for them
     retrained, evaluated = ann.start(owner, "retrain", "evaluate", parent=trained)
-    assert parameters(ann, retrained)["spec"] == {"train": spec["train"], "dataset": spec["dataset"]}
-    assert parameters(ann, evaluated)["spec"] == {"dataset": {"batch_size": 16}}
-    ann.ok("POST", f"{owner}/specs/evaluate", {"dataset": {"batch_size": 8}}, 201)
+    assert parameters(ann, retrained)["spec"] == known
+    assert parameters(ann, evaluated)["spec"] == {"eval_config": {"batch_size": 16}}
+    ann.ok("POST", f"{owner}/specs/evaluate", {"eval_config": {"batch_size": 8}}, 201)
     (again,) = ann.start(owner, "evaluate", parent=trained)
-    assert parameters(ann, again)["spec"] == {"dataset": {"batch_size": 8}}
+    assert parameters(ann, again)["spec"] == {"eval_config": {"batch_size": 8}}
     # saving replaces, updating merges
-    ann.ok("PUT", f"{owner}/specs/train", {"train": {"train_config": {"runner": {"max_epochs": 5}}}})
+    ann.ok("PUT", f"{owner}/specs/train", {"train_config": {"n_epochs": 5}})
     merged = ann.ok("GET", f"{owner}/specs/train")
-    assert merged["train"]["train_config"]["runner"]["max_epochs"] == 5 and merged["dataset"] == {"batch_size": 16}
+    assert merged["train_config"]["n_epochs"] == 5 and merged["eval_config"] == {"batch_size": 16}
     ann.ok("POST", f"{owner}/specs/train", {"gpus": 2}, 201)
     assert ann.ok("GET", f"{owner}/specs/train") == {"gpus": 2}
     # a refused spec leaves the saved one as it was
-    ann.ok("PUT", f"{owner}/specs/train", {"train": {"train_config": {"runner": {"max_epochs": -1}}}}, 400)
+    ann.ok("PUT", f"{owner}/specs/train", {"train_config": {"n_epochs": -1}}, 400)
     assert ann.ok("GET", f"{owner}/specs/train") == {"gpus": 2}
 
 
@@ -119,7 +120,7 @@ def test_resume_takes_the_spec_that_is_saved_by_then(ann: V4) -> None:
     (job_id,) = ann.start(owner, "train")
     ann.ok("POST", f"{owner}/job/{job_id}/cancel")
     ann.wait(owner, job_id, "Error")
-    spec = {"train": {"train_config": {"runner": {"max_epochs": 9}}}}
+    spec = {"train_config": {"n_epochs": 9}}
     ann.ok("POST", f"{owner}/specs/train", spec, 201)
     assert ann.ok("POST", f"{owner}/job/{job_id}/resume") == {}
     assert ann.wait(owner, job_id, "Pending")["specs"] == spec
