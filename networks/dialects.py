@@ -71,6 +71,11 @@ def rename(text: str, names: Mapping[str, str]) -> str:
     return re.sub(rf"(?<![\w.])({paths})(?!\w)", lambda found: back[found[0]], text)
 
 
+def in_own_words(spec: Spec, text: str) -> str:
+    """Return a sentence of the family with the names of parameters that the user of `spec` knows."""
+    return spec.renamed(text) if isinstance(spec, DialectSpec) else text
+
+
 @contextmanager
 def in_words_of(spec: Spec) -> Iterator[Any]:
     """Give the settings of a spec to the block, and let errors in it speak of the parameters that the user knows."""

@@ -8,7 +8,7 @@ from typing import Any
 from ...schemas.reporting import Reporter, SilentReporter
 from ...schemas.results import Output
 from ...schemas.specs import Spec
-from ..dialects import in_words_of
+from ..dialects import in_own_words, in_words_of
 from . import compression, evaluation, predictors
 from .spec import EvaluateSpec
 from .training import Request
@@ -92,7 +92,8 @@ class Classification:
     def prune(self, spec: Spec, **inputs: Any) -> Output:
         """Remove channels of `model`; `data` tells what that does to its metrics."""
         with in_words_of(spec) as settings:
-            return compression.prune(settings, **inputs)
+            output = compression.prune(settings, **inputs)
+        return output.model_copy(update={"message": in_own_words(spec, output.message)})
 
     def export(self, spec: Spec, **inputs: Any) -> Output:
         """Make an ONNX graph of `model` and compare the two, on `data` too."""

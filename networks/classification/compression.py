@@ -36,7 +36,7 @@ from .data import Images, labels_for
 from .metrics import score
 from .model import Record, load_model, normalize, parse_record, save_model
 from .predictors import TorchPredictor, open_predictor, predict_all
-from .spec import EngineSpec, ExportSpec, PruneSpec
+from .spec import EngineSpec, ExportSpec, Prune, PruneSpec
 
 Floats = npt.NDArray[np.float32]
 
@@ -66,11 +66,10 @@ def prune(spec: PruneSpec, *, model: Path, data: Path | None, out: Path, reporte
         raise _cannot_prune(record) from error
     after = count_parameters(network)
     removed = 1 - after / before
-    if after == before or (options.method == "ratio" and removed < options.pruning_ratio):
+    if options.method == "ratio" and removed < options.pruning_ratio:
         raise JobFailed(
             f"Pruning removed {removed:.1%} of the parameters, and no more can go with these bounds.",
-            hint="Lower prune.granularity or prune.min_channels, ask for a smaller prune.pruning_ratio, "
-            "or raise prune.pruning_threshold.",
+            hint="Lower prune.granularity or prune.min_channels, or ask for a smaller prune.pruning_ratio.",
         )
 
     path = out / "prune" / "model.safetensors"
@@ -92,7 +91,7 @@ def prune(spec: PruneSpec, *, model: Path, data: Path | None, out: Path, reporte
         parameter_count=after,
         best_epoch=record.epoch,
         latest_epoch=record.epoch,
-        message=f"Removed {removed:.1%} of {before:,} parameters; {after:,} are left. Retrain to win back accuracy.",
+        message=_pruned_message(options, before, after),
     )
 
 
@@ -201,6 +200,17 @@ def _outputs(network: nn.Module, record: Record) -> list[nn.Module]:
     if not found:
         raise _cannot_prune(record)
     return found
+
+
+def _pruned_message(options: Prune, before: int, after: int) -> str:
+    if after == before:
+        return (
+            f"All {before:,} parameters are still there: no channel that may go is below {options.pruning_threshold:g} "
+            "of the largest in its layer. Raise prune.pruning_threshold to remove some."
+        )
+    return (
+        f"Removed {1 - after / before:.1%} of {before:,} parameters; {after:,} are left. Retrain to win back accuracy."
+    )
 
 
 def _cannot_prune(record: Record) -> JobFailed:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prefect_trainyard.networks.classification import spec as family
 from prefect_trainyard.networks.classification.backbones import timm_name
-from prefect_trainyard.networks.classification.model import load_model
+from prefect_trainyard.networks.classification.model import Record, build, load_model, save_model
 from prefect_trainyard.networks.dialects import DialectSpec, in_words_of
 from prefect_trainyard.networks.registry import get_network, load_implementation, networks
 from prefect_trainyard.schemas.actions import Action
@@ -164,3 +164,18 @@ def test_dialects_train_the_same_network_to_the_same_weights(tmp_path: Path, dig
 def test_a_network_is_found_by_its_alias(spec: Callable[..., Any]) -> None:
     assert get_network("classification_tf1") is get_network("classification")
     assert "classification_tf1" not in [network.name for network in networks()]
+
+
+def test_a_threshold_below_every_channel_leaves_the_network_and_says_so(tmp_path: Path) -> None:
+    facts = Record(backbone="test_resnet", classes=["a", "b"], channels=3, width=32, height=32, mean=[0.5], std=[0.5])
+    save_model(tmp_path / "model.safetensors", build(facts).state_dict(), facts)
+    network = get_network("classification")
+    pruned = load_implementation(network).prune(
+        parse_spec(network.spec(Action.PRUNE), {"pruning_threshold": 1e-6}),
+        model=tmp_path / "model.safetensors",
+        data=None,
+        out=tmp_path,
+        reporter=SilentReporter(),
+    )
+    assert pruned.kpi["removed_share"] == 0
+    assert pruned.message.endswith("Raise pruning_threshold to remove some.")
