@@ -3,11 +3,14 @@
 dataset.json    an `IndexInfo`
 index.parquet   a row per image: path, label, width, height, offset, length, sha256
 images.bin      the encoded images, back to back in the order of the rows
+
+Sets with labels of several tasks have one file more, see `task_labels`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import shutil
 import tempfile
@@ -30,6 +33,7 @@ from .image_folder import LabelledImage, read_image, scan_images
 from .images import decode_rgb, image_size
 from .manifest import RawFile, digest_of, hash_file
 from .parallel import map_in_order
+from .task_labels import TaskLabels, read_tables, read_tasks, write_tasks
 
 #: Raised when the three files change in a way that older readers misread.
 INDEX_VERSION = 1
@@ -65,6 +69,7 @@ class IndexInfo(BaseModel):
     digest: str = Field(description="SHA-256 over classes and, per image, path, label and hash.")
     format: str = Field(description="Format of the raw set that this was built from.")
     raw_digest: str = Field(description="Digest of the raw set's manifest.")
+    tasks: dict[str, list[str]] = Field(default={}, description="Classes of each task, of sets that have several.")
 
 
 class _Row(NamedTuple):
@@ -97,6 +102,7 @@ def build_index(raw_root: Path, format: str, destination: Path, reporter: Report
     """
     reporter = reporter or SilentReporter()
     found = scan_images(raw_root, format)
+    tasks = read_tables(raw_root, [i.path for i in found.images], found.tables) if found.is_tabled else None
     with full_disk_as_storage_full("write the indexed data set"):
         destination.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
@@ -111,13 +117,16 @@ def build_index(raw_root: Path, format: str, destination: Path, reporter: Report
             pq.write_table(pa.table(columns, schema=_SCHEMA), partial / ROWS_FILE, compression="zstd")
             info = IndexInfo(
                 classes=list(found.classes),
-                class_counts=found.class_counts(),
+                class_counts=tasks.counts() if tasks else found.class_counts(),
                 count=len(rows),
                 size_bytes=rows[-1].offset + rows[-1].length,
-                digest=_digest(found.classes, rows),
+                digest=_digest(found.classes, rows, tasks),
                 format=format,
                 raw_digest=digest_of(hashed),
+                tasks=tasks.tasks if tasks else {},
             )
+            if tasks is not None:
+                sync(write_tasks(partial, tasks))
             (partial / INFO_FILE).write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
             for path in (partial / ROWS_FILE, partial / INFO_FILE, partial):
                 sync(path)
@@ -153,12 +162,14 @@ def _write_images(raw_root: Path, images: tuple[LabelledImage, ...], file: Path,
     return rows
 
 
-def _digest(classes: Iterable[str], rows: Iterable[_Row]) -> str:
+def _digest(classes: Iterable[str], rows: Iterable[_Row], tasks: TaskLabels | None) -> str:
     digest = hashlib.sha256()
     for name in classes:
         digest.update(f"class {name}\n".encode())
     for row in rows:
         digest.update(f"{row.sha256} {row.label} {row.path}\n".encode())
+    if tasks is not None:
+        digest.update(f"tasks {json.dumps(tasks.tasks)} {tasks.labels.tolist()}\n".encode())
     return digest.hexdigest()
 
 
@@ -175,6 +186,8 @@ class ImageIndex:
         self._offsets: npt.NDArray[np.int64] = table["offset"].to_numpy()
         self._lengths: npt.NDArray[np.int64] = table["length"].to_numpy()
         self._paths: list[str] = table["path"].to_pylist()
+        self.task_labels = self._read_tasks()
+        """Labels (N, tasks) that count into `tasks`; no column for sets without tasks."""
         self._check()
         with (folder / IMAGES_FILE).open("rb") as stream:
             self._images = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -189,6 +202,11 @@ class ImageIndex:
     def classes(self) -> list[str]:
         """Names of the classes in the order of the labels; empty for a set without labels."""
         return self.info.classes
+
+    @property
+    def tasks(self) -> dict[str, list[str]]:
+        """Names of the classes of each task, in the order of the labels; empty for most sets."""
+        return self.info.tasks
 
     @property
     def digest(self) -> str:
@@ -211,6 +229,14 @@ class ImageIndex:
             DatasetError: the bytes changed since the index was built.
         """
         return decode_rgb(self.read(i), self.path(i))
+
+    def _read_tasks(self) -> npt.NDArray[np.int64]:
+        if not self.tasks:
+            return np.empty((len(self), 0), np.int64)
+        try:
+            return read_tasks(self.folder, self.tasks, len(self))
+        except ValueError as error:
+            raise _damaged(self.folder, str(error)) from error
 
     def _check(self) -> None:
         ends = np.cumsum(self._lengths)

@@ -33,7 +33,7 @@ class Network:
     """Name in `Output.kpi` of the number that ranks models."""
     maximize: bool
     metrics: tuple[str, ...]
-    """Everything that `evaluate` puts into `Output.kpi`, the key metric first."""
+    """What `evaluate` puts into `Output.kpi`, the key metric first; `accuracy.<task>` comes for tasks of the data."""
     training_metrics: Mapping[str, bool]
     """What training may measure on the evaluation data after an epoch -> whether larger is better."""
     epochs_parameter: str

@@ -137,3 +137,4 @@ def _train(request: Request, reporter: Reporter) -> Output:
 CLASSIFICATION = Classification("classification_pyt")
 CLASSIFICATION_TF2 = Classification("classification_tf2")
 CLASSIFICATION_TF1 = Classification("classification")
+MULTITASK_CLASSIFICATION = Classification("multitask_classification")

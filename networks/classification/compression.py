@@ -32,7 +32,8 @@ from ..pruning import Bounds, prune_share, prune_threshold
 from ..tensorrt_engine import build_engine as build_tensorrt
 from ..tensorrt_engine import sidecar, why_unavailable
 from ..weights import count_parameters
-from .data import Images, labels_for
+from .data import Images
+from .heads import OnePerTask, labels_for, output_names, predicted
 from .metrics import score
 from .model import Record, load_model, normalize, parse_record, save_model
 from .predictors import TorchPredictor, open_predictor, predict_all
@@ -107,7 +108,12 @@ def export(spec: ExportSpec, *, model: Path, data: Path | None, out: Path, repor
         reporter.progress(0.1 if optimize else 0.5, "exporting")
         try:
             graph = export_graph(
-                network, record.shape, opset=options.opset_version, batch_size=options.batch_size, optimize=optimize
+                OnePerTask(network, record) if record.tasks else network,
+                record.shape,
+                opset=options.opset_version,
+                batch_size=options.batch_size,
+                optimize=optimize,
+                outputs=output_names(record),
             )
         except Exception as error:  # noqa: BLE001 why: the exporter raises what any layer of any network does
             problem = " ".join(str(error).split())[:300]
@@ -221,9 +227,9 @@ def _cannot_prune(record: Record) -> JobFailed:
 
 
 def _scores(network: nn.Module, record: Record, index: ImageIndex, reporter: Reporter) -> dict[str, float]:
-    labels = labels_for(index, record.classes, "evaluation")
+    labels = labels_for(index, record, "evaluation")
     logits = predict_all(TorchPredictor(network, record), Images(index, record), _BATCH_SIZE, reporter)
-    return score(logits, labels, record.classes).kpi
+    return score(logits, labels, record).kpi
 
 
 # Comparing
@@ -254,7 +260,7 @@ def _compare(
         found = max(found, float(np.abs(logits - expected).max()))
         if is_real:
             # why: noise may lie between two classes; only labels of real images must be equal.
-            relabelled += int((logits.argmax(1) != expected.argmax(1)).sum())
+            relabelled += int((predicted(logits, record) != predicted(expected, record)).any(axis=1).sum())
             count += len(inputs)
     if relabelled:
         return found, f"{relabelled} of {count} images get another label"
@@ -278,7 +284,8 @@ def _agreement(graph: Path, engine: Path, pixels_BCHW: torch.Tensor) -> float:
     original, built = open_predictor(graph), open_predictor(engine)
     same = total = 0
     for chunk in torch.split(pixels_BCHW, _BATCH_SIZE):
-        same += int((original.logits(chunk).argmax(1) == built.logits(chunk).argmax(1)).sum())
+        labels, found = (predicted(model.logits(chunk), original.record) for model in (original, built))
+        same += int((labels == found).all(axis=1).sum())
         total += len(chunk)
     return same / total
 

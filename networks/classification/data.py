@@ -29,24 +29,6 @@ Labels = npt.NDArray[np.int64]
 _SMALL_IMAGE = 3 * 64 * 64
 
 
-def labels_for(index: ImageIndex, classes: list[str], role: str) -> Labels:
-    """Return the labels of `index` as positions in `classes`, matched by name.
-
-    Raises:
-        DatasetError: the set has no labels, or a class that the model does not know.
-    """
-    if not index.classes:
-        raise DatasetError(f"The {role} data set has no labels.", hint="Use a set of folders, one per class.")
-    unknown = sorted(set(index.classes) - set(classes))
-    if unknown:
-        raise DatasetError(
-            f"The {role} data set has classes that the model does not know: {', '.join(unknown[:10])}.",
-            hint=f"The model's classes are {', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}.",
-        )
-    positions = np.array([classes.index(name) for name in index.classes], dtype=np.int64)
-    return positions[index.labels]
-
-
 class Images:
     """The images of an index at the size of a network, decoded once when they fit into `cache_mb`."""
 

@@ -21,14 +21,12 @@ class Augmentation(Spec):
     """Augmentation as switches, where the API documents have switches."""
 
     enable_random_crop: bool = parameter(
-        True, description="Train on random crops of at least half of the image.", automl=True
+        True, description="Train on random crops of at least three quarters of the image.", automl=True
     )
     enable_color_augmentation: bool = parameter(
         False, description="Vary brightness, contrast, saturation and hue.", automl=True
     )
     disable_horizontal_flip: bool = parameter(False, description="Do not flip images left-right.", popular=True)
-    mixup_alpha: float = like(family.Augmentation, "mixup_alpha")
-    cutmix_alpha: float = like(family.Augmentation, "cutmix_alpha")
     vertical_flip: float = like(family.Augmentation, "vertical_flip")
     rotation: float = like(family.Augmentation, "rotation")
     translation: float = like(family.Augmentation, "translation")
@@ -40,16 +38,21 @@ class Augmentation(Spec):
         jitter = 0.2 if self.enable_color_augmentation else 0.0
         return {
             "horizontal_flip": 0.0 if self.disable_horizontal_flip else 0.5,
-            "crop_min_scale": 0.5 if self.enable_random_crop else 1.0,
+            "crop_min_scale": 0.75 if self.enable_random_crop else 1.0,
             **dict.fromkeys(("brightness", "contrast", "saturation"), jitter),
             "hue": jitter / 4,
-            **{name: getattr(self, name) for name in _SAME_AUGMENTATION},
+            **{name: getattr(self, name) for name in _SAME_AUGMENTATION if hasattr(self, name)},
         }
 
 
-_SAME_AUGMENTATION = (
-    *("mixup_alpha", "cutmix_alpha", "vertical_flip", "rotation", "translation", "policy", "erasing"),
-)
+class MixingAugmentation(Augmentation):
+    """With what mixes images and their labels, where an image has one."""
+
+    mixup_alpha: float = like(family.Augmentation, "mixup_alpha")
+    cutmix_alpha: float = like(family.Augmentation, "cutmix_alpha")
+
+
+_SAME_AUGMENTATION = ("vertical_flip", "rotation", "translation", "policy", "erasing", "mixup_alpha", "cutmix_alpha")
 
 
 class Loop(Spec):

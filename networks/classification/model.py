@@ -16,8 +16,10 @@ from torch import nn
 from ...schemas.errors import JobFailed, SpecError
 from ..weights import load_weights, resize_to, save_weights
 
+MULTITASK: Final = "multitask_classification"
+
 #: The networks that share these models. The weights of one may be the base of another.
-NETWORKS: Final = ("classification_pyt", "classification_tf2", "classification", "multitask_classification")
+NETWORKS: Final = ("classification_pyt", "classification_tf2", "classification", MULTITASK)
 
 
 class Record(BaseModel):
@@ -28,6 +30,8 @@ class Record(BaseModel):
     network: str = NETWORKS[0]
     backbone: str
     classes: list[str]
+    """A name for every logit; `task=class` where there are tasks."""
+    tasks: dict[str, list[str]] = {}
     channels: int
     width: int
     height: int

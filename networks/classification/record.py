@@ -7,7 +7,7 @@ from dataclasses import replace
 from ...schemas.actions import Action
 from ..registry import Network
 from . import dialect_sections as flat
-from . import spec, spec_tf1, spec_tf2
+from . import spec, spec_multitask, spec_tf1, spec_tf2
 
 _ACTIONS = "prefect_trainyard.networks.classification.actions"
 
@@ -15,7 +15,7 @@ CLASSIFICATION_PYT = Network(
     name="classification_pyt",
     family="classification",
     dataset_type="image_classification",
-    dataset_formats=("default", "classification_pyt", "custom", "raw"),
+    dataset_formats=("default", "classification_pyt", "classification_tf2", "custom", "raw"),
     specs={
         Action.TRAIN: spec.TrainSpec,
         Action.EVALUATE: spec.EvaluateSpec,
@@ -39,7 +39,6 @@ CLASSIFICATION_PYT = Network(
 CLASSIFICATION_TF2 = replace(
     CLASSIFICATION_PYT,
     name="classification_tf2",
-    dataset_formats=("default", "classification_pyt", "classification_tf2", "custom", "raw"),
     specs={
         Action.TRAIN: spec_tf2.TrainSpec,
         Action.EVALUATE: spec_tf2.EvaluateSpec,
@@ -72,4 +71,24 @@ CLASSIFICATION_TF1 = replace(
     implementation=f"{_ACTIONS}:CLASSIFICATION_TF1",
 )
 
-CLASSIFIERS = (CLASSIFICATION_PYT, CLASSIFICATION_TF2, CLASSIFICATION_TF1)
+MULTITASK_CLASSIFICATION = replace(
+    CLASSIFICATION_PYT,
+    name="multitask_classification",
+    dataset_formats=("custom", "raw"),
+    specs={
+        Action.TRAIN: spec_multitask.TrainSpec,
+        Action.EVALUATE: spec_multitask.EvaluateSpec,
+        Action.PRUNE: flat.PruneSpec,
+        Action.RETRAIN: spec_multitask.TrainSpec,
+        Action.EXPORT: flat.ExportSpec,
+        Action.GEN_TRT_ENGINE: flat.EngineSpec,
+        Action.INFERENCE: flat.InferenceSpec,
+    },
+    metrics=("accuracy_top-1", "accuracy_all", "loss", "f1"),
+    training_metrics={"accuracy_top-1": True, "loss": False},
+    epochs_parameter="training_config.num_epochs",
+    metric_parameter="training_config.evaluation.metric",
+    implementation=f"{_ACTIONS}:MULTITASK_CLASSIFICATION",
+)
+
+CLASSIFIERS = (CLASSIFICATION_PYT, CLASSIFICATION_TF2, CLASSIFICATION_TF1, MULTITASK_CLASSIFICATION)

@@ -11,10 +11,10 @@ from ..dialects import DialectSpec
 from . import spec as family
 from .backbones import timm_name, with_layers
 from .dialect_sections import (
-    Augmentation,
     ClassWeighting,
     Loop,
     LrConfig,
+    MixingAugmentation,
     Preprocess,
     RegConfig,
     preprocess_mode,
@@ -84,7 +84,7 @@ class Optimizer(Spec):
     momentum: float = like(family.Optimizer, "momentum")
 
 
-class TrainConfig(Augmentation, Loop, ClassWeighting):
+class TrainConfig(MixingAugmentation, Loop, ClassWeighting):
     n_epochs: int = like(family.Runner, "max_epochs", 80, title="Epochs")
     random_seed: int = like(family.ExperimentConfig, "manual_seed", 42)
     preprocess_mode: Preprocess = preprocess_mode()
@@ -125,7 +125,7 @@ class TrainSpec(DialectSpec):
         train = self.train_config
         return {
             **self.network.converted(),
-            "dataset.augmentation": Augmentation.converted(train),
+            "dataset.augmentation": MixingAugmentation.converted(train),
             "train.train_config.lr_config": train.lr_config.converted(train.n_epochs),
             "train.train_config.optimizer.weight_decay": (
                 train.reg_config.weight_decay if train.reg_config.type == "L2" else 0.0

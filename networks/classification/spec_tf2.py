@@ -11,10 +11,10 @@ from ..dialects import DialectSpec
 from . import spec as family
 from .backbones import timm_name
 from .dialect_sections import (
-    Augmentation,
     ClassWeighting,
     Loop,
     LrConfig,
+    MixingAugmentation,
     Preprocess,
     RegConfig,
     preprocess_mode,
@@ -44,7 +44,7 @@ class Model(Spec):
 
 class Dataset(ClassWeighting):
     preprocess_mode: Preprocess = preprocess_mode()
-    augmentation: Augmentation = section(Augmentation)
+    augmentation: MixingAugmentation = section(MixingAugmentation)
 
 
 class OptimConfig(Spec):

@@ -250,8 +250,14 @@ def _refuse_clashes(files: dict[str, RawFile]) -> None:
 
 
 def _class_counts(files: dict[str, RawFile], listed: list[str] | None) -> dict[str, int]:
-    """Return the images per class in the order of the labels."""
-    counts = Counter(PurePosixPath(path).parts[1] for path in files if path != _CLASS_LIST)
+    """Return the images per class in the order of the labels; none for sets whose labels are in a table."""
+    paths = [path for path in map(PurePosixPath, files) if len(path.parts) > 1]
+    counts = Counter(path.parts[1] for path in paths if len(path.parts) > 2)
+    if counts and any(len(path.parts) == 2 for path in paths):
+        raise DatasetError(
+            "Some images of the data set lie in class folders, and some do not.",
+            hint="Send all pieces in one form: class folders, or images with a table of labels.",
+        )
     missing = sorted(set(counts) - set(listed)) if listed is not None else []
     if missing:
         raise DatasetError(

@@ -299,3 +299,8 @@ def _check_fit(dataset: Dataset, network: Network, role: str) -> None:
             f"{role}: the data set {dataset.id} is raw and has no labels.",
             hint=f"Use one of the formats {', '.join(f for f in network.dataset_formats if f != 'raw')}.",
         )
+    if dataset.format not in network.dataset_formats:
+        raise InvalidInput(
+            f"{role}: the data set {dataset.id} has the format {dataset.format}, which {network.name} does not read.",
+            hint=f"It reads {', '.join(network.dataset_formats)}.",
+        )

@@ -242,7 +242,7 @@ class Planner:
             async with self._catalog.reading() as session:
                 row = await read_dataset(session, org, dataset_id)
             classes = await self._classes_of(org, row)
-            if action in TRAINING and dataset_id in datasets.train and classes is not None:
+            if action in TRAINING and dataset_id in datasets.train and classes:
                 require_two_classes(classes)
         return used
 

@@ -271,7 +271,8 @@ class Settler:
                     ).train
                     if dataset.id in trained_on:
                         manifest = await asyncio.to_thread(read_manifest, self._storage, job.org, dataset.id)
-                        require_two_classes(manifest.classes)
+                        if manifest.classes:  # else they are in a table
+                            require_two_classes(manifest.classes)
                 except DatasetError as error:
                     found[job.id, dataset.id] = str(error)
                 except (NotFound, ValidationError):

@@ -79,7 +79,7 @@ def test_the_words_of_tf1() -> None:
     assert (model.input_channels, model.input_height, model.input_width) == (1, 48, 64)
     assert (train.runner.max_epochs, train.optimizer.type) == (5, "sgd")
     assert (train.lr_config.policy, train.lr_config.step_epochs) == ("step", [1, 2, 3, 4])
-    assert (found.dataset.augmentation.horizontal_flip, found.dataset.augmentation.crop_min_scale) == (0.0, 0.5)
+    assert (found.dataset.augmentation.horizontal_flip, found.dataset.augmentation.crop_min_scale) == (0.0, 0.75)
 
 
 def test_a_step_that_never_comes_is_no_step() -> None:
