@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -43,7 +43,10 @@ class Network:
     implementation: str
     """`package.module:NAME` of the object whose methods are the actions; importing it may take seconds."""
     library: str
+    """What the architecture is made of, for example `timm` or `timm.create_model`."""
     licence: str
+    quick: Mapping[Action, Mapping[str, Any]] = field(default_factory=dict)
+    """Specs with which an action takes seconds on a few small items: what `testing.NetworkContract` runs."""
     aliases: tuple[str, ...] = ()
     """Other names under which clients know it."""
 

@@ -80,9 +80,14 @@ class TaskObjective:
         return torch.stack(rows)
 
     def metrics(self, sums: list[float]) -> dict[str, float]:
-        known = [(h.task, *sums[3 * i : 3 * i + 3]) for i, h in enumerate(self._heads) if sums[3 * i + 2]]
+        losses, accuracies = [], {}
+        for column, head in enumerate(self._heads):
+            loss, right, known = sums[3 * column : 3 * column + 3]
+            if known:
+                losses.append(loss / known)
+                accuracies[f"accuracy.{head.task}"] = right / known
         return {
-            "loss": sum(loss / count for _, loss, _, count in known) / len(known),
-            "accuracy_top-1": sum(right / count for _, _, right, count in known) / len(known),
-            **{f"accuracy.{task}": right / count for task, _, right, count in known},
+            "loss": sum(losses) / len(losses),
+            "accuracy_top-1": sum(accuracies.values()) / len(accuracies),
+            **accuracies,
         }

@@ -11,6 +11,9 @@ from . import spec, spec_multitask, spec_tf1, spec_tf2
 
 _ACTIONS = "prefect_trainyard.networks.classification.actions"
 
+_QUICK_LOOP = {"batch_size_per_gpu": 8, "n_workers": 0, "deterministic": True}
+_QUICK_PRUNE = {"method": "ratio", "pruning_ratio": 0.3, "pruning_granularity": 2, "min_num_filters": 2}
+
 CLASSIFICATION_PYT = Network(
     name="classification_pyt",
     family="classification",
@@ -32,8 +35,16 @@ CLASSIFICATION_PYT = Network(
     epochs_parameter="train.train_config.runner.max_epochs",
     metric_parameter="train.train_config.evaluation.metric",
     implementation=f"{_ACTIONS}:CLASSIFICATION",
-    library="timm",
+    library="timm.create_model",
     licence="Apache-2.0",
+    quick={
+        Action.TRAIN: {
+            "model": {"backbone": {"type": "test_resnet"}},
+            "dataset": {"batch_size": 8, "workers": 0, "augmentation": {"horizontal_flip": 0.0}},
+            "train": {"exp_config": {"deterministic": True}},
+        },
+        Action.PRUNE: {"prune": {"pruning_ratio": 0.3, "granularity": 2, "min_channels": 2}},
+    },
 )
 
 CLASSIFICATION_TF2 = replace(
@@ -51,6 +62,16 @@ CLASSIFICATION_TF2 = replace(
     epochs_parameter="train.num_epochs",
     metric_parameter="train.evaluation.metric",
     implementation=f"{_ACTIONS}:CLASSIFICATION_TF2",
+    quick={
+        Action.TRAIN: {
+            "model": {"backbone": "test_resnet"},
+            "dataset": {"augmentation": {"enable_random_crop": False, "disable_horizontal_flip": True}},
+            "train": _QUICK_LOOP,
+        },
+        Action.PRUNE: {
+            "prune": {"method": "ratio", "pruning_ratio": 0.3, "granularity": 2, "min_num_filters": 2},
+        },
+    },
 )
 
 CLASSIFICATION_TF1 = replace(
@@ -69,6 +90,13 @@ CLASSIFICATION_TF1 = replace(
     epochs_parameter="train_config.n_epochs",
     metric_parameter="train_config.evaluation.metric",
     implementation=f"{_ACTIONS}:CLASSIFICATION_TF1",
+    quick={
+        Action.TRAIN: {
+            "model_config": {"arch": "test_resnet"},
+            "train_config": {**_QUICK_LOOP, "enable_random_crop": False, "disable_horizontal_flip": True},
+        },
+        Action.PRUNE: _QUICK_PRUNE,
+    },
 )
 
 MULTITASK_CLASSIFICATION = replace(
@@ -89,6 +117,16 @@ MULTITASK_CLASSIFICATION = replace(
     epochs_parameter="training_config.num_epochs",
     metric_parameter="training_config.evaluation.metric",
     implementation=f"{_ACTIONS}:MULTITASK_CLASSIFICATION",
+    quick={
+        Action.TRAIN: {
+            "model_config": {"arch": "test_resnet"},
+            "training_config": {
+                **_QUICK_LOOP,
+                "augmentation": {"enable_random_crop": False, "disable_horizontal_flip": True},
+            },
+        },
+        Action.PRUNE: _QUICK_PRUNE,
+    },
 )
 
 CLASSIFIERS = (CLASSIFICATION_PYT, CLASSIFICATION_TF2, CLASSIFICATION_TF1, MULTITASK_CLASSIFICATION)
