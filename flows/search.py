@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -70,10 +71,9 @@ def search(
 
     `objective` gets a `TrialTask` and returns the value, or one for each of `metrics`. A task becomes a task run on the
     task runner of the flow, any other function is called in a thread: it costs less, and Prefect shows only the
-    leaderboard. `space` are Optuna's
-    distributions by name, `start` is the point of the first trial. The study is kept in `folder`: called again after
-    whatever ended the process, the search goes on with the trials that it has, and those that were cut off run again.
-    `settings.max_concurrent` is the number of CPUs when it is not set.
+    leaderboard. `space` are Optuna's distributions by name, `start` is the point of the first trial. The study is kept
+    in `folder`: called again after whatever ended the process, the search goes on with the trials that it has, and
+    those that were cut off run again. `settings.max_concurrent` is the number of CPUs when it is not set.
 
     Raises:
         InvalidInput: the settings do not fit.
@@ -86,7 +86,7 @@ def search(
         wanted = wanted.model_copy(update={"metrics": [metric.name for metric in metrics]})
     folder.mkdir(parents=True, exist_ok=True)
     with job_lock(folder), ThreadPoolExecutor(wanted.max_concurrent, "trainyard-trial") as threads:
-        study = Study(open_storage(folder / STUDY_FILE), _name(objective), metrics, space)
+        study = Study(open_storage(folder / STUDY_FILE), "search", metrics, space)
         found = Search(study, _Given(space, start), wanted, metrics, epochs=1)
         runner = _Here(found, objective, folder, threads)
         board = Leaderboard(f"search {_name(objective)}", metrics[0].maximize)
@@ -113,6 +113,7 @@ class _Here:
         self._ended: queue.SimpleQueue[tuple[Trial, Future[Any] | PrefectFuture[Any]]] = queue.SimpleQueue()
         #: Without a reference to it, nobody calls the callback of a future of Prefect.
         self._futures: dict[int, Future[Any] | PrefectFuture[Any]] = {}
+        self._began: dict[int, float] = {}
 
     def start(self, trial: Trial) -> None:
         folder = self._folder / f"trial_{trial.number}"
@@ -125,6 +126,7 @@ class _Here:
             folder=folder,
         )
         trial.status = "running"
+        self._began[trial.number] = time.monotonic()
         future: Future[Any] | PrefectFuture[Any]
         if isinstance(self._objective, Task):
             future = self._objective.submit(asked)
@@ -162,7 +164,13 @@ class _Here:
         if len(values) != len(metrics):
             return Report(trial=trial, reason=f"It returned {len(values)} values for {len(metrics)} metrics.")
         results = {metric.name: value for metric, value in zip(metrics, values, strict=True)}
-        answer = Answer(values=values, results=results, best_epoch=trial.asked, epochs=trial.asked, seconds=0.0)
+        answer = Answer(
+            values=values,
+            results=results,
+            best_epoch=trial.asked,
+            epochs=trial.asked,
+            seconds=trial.seconds + time.monotonic() - self._began[trial.number],
+        )
         return Report(trial=trial, answer=answer)
 
 

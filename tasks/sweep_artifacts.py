@@ -116,20 +116,18 @@ def draw(study: optuna.Study, metric: str, folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     import optuna
     from matplotlib import pyplot
+    from optuna.visualization import matplotlib as plots
 
-    def value(trial: optuna.trial.FrozenTrial) -> float:
-        return trial.values[0]
-
-    of_several: dict[str, Any] = {"target": value, "target_name": metric}
-    pictures: dict[str, Callable[[], Any]] = {
-        "history": lambda: optuna.visualization.matplotlib.plot_optimization_history(study, **of_several),
-        "parallel_coordinate": lambda: optuna.visualization.matplotlib.plot_parallel_coordinate(study, **of_several),
-        "importance": lambda: optuna.visualization.matplotlib.plot_param_importances(study, **of_several),
-    }
     complete = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
-    if len(complete) < 2 or len(complete) > _PICTURED:
+    if not 2 <= len(complete) <= _PICTURED:
         return []
-    if len({value(trial) for trial in complete}) < 2:
+    shown = _first_metric(study, complete)
+    pictures: dict[str, Callable[[], Any]] = {
+        "history": lambda: plots.plot_optimization_history(shown, target_name=metric),
+        "parallel_coordinate": lambda: plots.plot_parallel_coordinate(shown, target_name=metric),
+        "importance": lambda: plots.plot_param_importances(shown, target_name=metric),
+    }
+    if len({trial.values[0] for trial in complete}) < 2:
         del pictures["importance"]  # nothing has made a difference
     drawn = []
     for name, plot in pictures.items():
@@ -147,6 +145,25 @@ def draw(study: optuna.Study, metric: str, folder: Path) -> list[Path]:
             pyplot.close(figure)
         drawn.append(path)
     return drawn
+
+
+def _first_metric(study: optuna.Study, complete: Sequence[optuna.trial.FrozenTrial]) -> optuna.Study:
+    """Return a study in memory with the first metric only and with parameters by the last word of their names."""
+    import optuna
+
+    names = {name for trial in complete for name in trial.params}
+    short = {name: name.rpartition(".")[2] for name in names}
+    short = {name: word if list(short.values()).count(word) == 1 else name for name, word in short.items()}
+    shown = optuna.create_study(direction=study.directions[0])
+    for trial in complete:
+        shown.add_trial(
+            optuna.trial.create_trial(
+                params={short[name]: value for name, value in trial.params.items()},
+                distributions={short[name]: kind for name, kind in trial.distributions.items()},
+                value=trial.values[0],
+            )
+        )
+    return shown
 
 
 def show_pictures(title: str, pictures: Sequence[Path]) -> None:

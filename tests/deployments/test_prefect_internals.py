@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from pathlib import Path
 
 import prefect
 import sqlalchemy as sa
+from prefect import flow_engine
 from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect_trainyard.deployments import prefect_internals
 from prefect_trainyard.deployments.prefect_internals import serialise_sqlite_writers
@@ -51,3 +53,9 @@ def test_transaction_inside_a_transaction_does_not_wait_for_itself(tmp_path: Pat
             return int((await inner.execute(sa.text("SELECT 1"))).scalar_one())
 
     assert asyncio.run(asyncio.wait_for(run(), 5)) == 1
+
+
+def test_the_heartbeats_of_a_run_can_be_left_behind() -> None:
+    """Without the parameter every run would end with an error, and without its effect a second too late."""
+    parameter = inspect.signature(flow_engine._send_heartbeats).parameters["join_on_exit"]
+    assert parameter.default is True

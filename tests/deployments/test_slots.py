@@ -106,3 +106,16 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     settings = WorkerSettings()
     assert settings.cpus == 7
     assert settings.preload == ["json", "csv"]
+
+
+def test_a_run_that_only_waits_for_others_takes_nothing() -> None:
+    slots = Slots(cpus=1, gpu_ids=(), runs=1)
+    working, waiting, next_one = (slots.take_ticket() for _ in range(3))
+    slots.ask(working, Demand(cpus=1, gpus=0))
+    slots.ask(waiting, Demand(cpus=0, gpus=0))
+    slots.ask(next_one, Demand(cpus=1, gpus=0))
+    assert working.granted.is_set() and waiting.granted.is_set() and not next_one.granted.is_set()
+    slots.give_back(waiting)
+    assert not next_one.granted.is_set()
+    slots.give_back(working)
+    assert next_one.granted.is_set()

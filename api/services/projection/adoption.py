@@ -83,6 +83,8 @@ async def _row_of(session: AsyncSession, run: FlowRun, is_sweep: bool) -> Job | 
         dataset_id, network = None, network_name(network or experiment.network)
         dataset_ids = [*chosen.train, *(i for i in (chosen.eval, chosen.inference, chosen.calibration) if i)]
     spec = run.parameters.get("command" if action is Action.RUN else "spec")
+    # From the first moment: a run that is set for later must not look like one that somebody has asked for.
+    is_queued = run.state == JobState.PENDING and run.state_type == "SCHEDULED"
     return Job(
         id=run.id,
         org=org.name,
@@ -96,7 +98,9 @@ async def _row_of(session: AsyncSession, run: FlowRun, is_sweep: bool) -> Job | 
         description="",
         spec=spec if isinstance(spec, dict) else {},
         dataset_ids=[str(i) for i in dataset_ids],
-        state=JobState.WAITING,
+        state=JobState.PENDING if is_queued else JobState.WAITING,
+        due_at=run.due_at if is_queued else None,
+        pending_at=run.state_at if is_queued else None,
         state_at=run.state_at - TICK,
         message="",
         fraction=0.0,
