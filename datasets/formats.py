@@ -11,6 +11,7 @@ from typing import Protocol
 from ..schemas.errors import DatasetError
 from .image_folder import (
     CLASSES_FILE,
+    CUSTOM,
     FORMATS,
     RAW,
     UNLABELLED,
@@ -84,7 +85,16 @@ class ImageFolder:
     def class_counts(self, files: Mapping[str, RawFile], read: Callable[[str], bytes]) -> dict[str, int]:
         if self.name == RAW:
             return {}
-        counts = Counter(PurePosixPath(path).parts[1] for path in files if path != CLASSES_FILE)
+        paths = [path for path in map(PurePosixPath, files) if len(path.parts) > 1]
+        counts = Counter(path.parts[1] for path in paths if len(path.parts) > 2)
+        is_tabled = any(len(path.parts) == 2 for path in paths)
+        if counts and is_tabled:
+            raise DatasetError(
+                "Some images of the data set lie in class folders, and some do not.",
+                hint="Send all pieces in one form: class folders, or images with a table of labels.",
+            )
+        if is_tabled:
+            return {}
         if CLASSES_FILE not in files:
             return {name: counts[name] for name in sorted(counts)}
         lines = read(CLASSES_FILE).decode("utf-8-sig").splitlines()
@@ -102,7 +112,8 @@ class ImageFolder:
             raise DatasetError(
                 f"A data set of the format {RAW} has no masks to learn from.", hint=f"Train on the format {UNET}."
             )
-        require_two_classes(manifest.classes)
+        if manifest.classes or self.name != CUSTOM:  # else they are in a table
+            require_two_classes(manifest.classes)
 
     def scan(self, root: Path) -> ImageSet:
         return scan_images(root, self.name)

@@ -1,8 +1,9 @@
 """Image sets for classification as folders: one folder per class, or images alone (`raw`).
 
-[any/folders/]images*/<class>/<image>    formats default, classification_pyt, custom
+[any/folders/]images*/<class>/<image>    formats default, classification_pyt, classification_tf2, custom
 [any/folders/]<class>/<image>            the same, without an `images*` folder
 [any/folders/]classes.txt                optional: one class a line, in the order of the labels
+[any/folders/]images*/<image>            format custom, with a table of labels beside it: see `task_labels`
 <anything>/<image>                       format raw
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ..schemas.errors import DatasetError
@@ -20,9 +21,10 @@ from .folder import FolderContent, read_folder
 from .images import IMAGE_SUFFIXES, MAX_FILE_BYTES, image_size
 from .mask_classes import ValueClass
 from .parallel import map_in_order
+from .task_labels import TABLE_NAMES
 
-RAW = "raw"
-LABELLED = ("default", "classification_pyt", "custom")
+RAW, CUSTOM = "raw", "custom"
+LABELLED = ("default", "classification_pyt", "classification_tf2", CUSTOM)
 FORMATS = (*LABELLED, RAW)
 
 #: Label of an image of a raw set.
@@ -31,7 +33,7 @@ UNLABELLED = -1
 CLASSES_FILE = "classes.txt"
 #: Files that people put beside their images and that nobody needs to read.
 _KNOWN_STEMS = frozenset({"readme", "license", "licence", "copying", "notice", "changelog"})
-_KNOWN_NAMES = frozenset({CLASSES_FILE, "train.csv", "val.csv", "test.csv"})
+_KNOWN_NAMES = frozenset({CLASSES_FILE, *TABLE_NAMES})
 
 _LAYOUT = (
     "Put the images into `images/<class>/`, one folder for each class, with an optional `classes.txt` beside `images`."
@@ -57,6 +59,9 @@ class ImageSet:
     """The mask of each image, in a set that has them."""
     listed: tuple[ValueClass, ...] | None = None
     """The classes of the masks, where the set says so."""
+    is_tabled: bool = False
+    """The labels are in `tables`, which one piece of a set may lack."""
+    tables: tuple[PurePosixPath, ...] = ()
 
     def class_counts(self) -> dict[str, int]:
         """Return how many images each class has, in the order of the labels."""
@@ -122,14 +127,19 @@ def canonical_paths(root: Path, format: str) -> dict[PurePosixPath, PurePosixPat
     """Return where each file that counts belongs in a set without leading folders.
 
     Pieces of one set, whatever their leading folders, merge by it: images into
-    `images/<class>/<name>`, the class list into `classes.txt`; for `raw` nothing moves.
+    `images/<class>/<name>` or `images/<name>`, the class list into `classes.txt`, tables beside it; for `raw`
+    nothing moves.
 
     Raises:
         DatasetError: as `scan_images`.
     """
-    images = [image.path for image in scan_images(root, format).images]
+    found = scan_images(root, format)
+    images = [image.path for image in found.images]
     if format == RAW:
         return {path: path for path in images}
+    if found.is_tabled:
+        tables = {path: PurePosixPath(path.name.lower()) for path in found.tables}
+        return {path: PurePosixPath("images", path.name) for path in images} | tables
     moved = {path: PurePosixPath("images", *path.parts[-2:]) for path in images}
     lists = [path for path in read_folder(root).files if path.name.lower() == CLASSES_FILE]
     return moved | {path: PurePosixPath(CLASSES_FILE) for path in lists}
@@ -142,7 +152,12 @@ def scan_images(root: Path, format: str) -> ImageSet:
         DatasetError: as `check_layout`, but for the content of the images.
     """
     content = _content(root, format)
-    found = _scan_raw(content) if format == RAW else _scan_labelled(content)
+    if format == RAW:
+        found = _scan_raw(content)
+    elif format == CUSTOM and _is_flat(content):
+        found = _scan_flat(content)
+    else:
+        found = _scan_labelled(content)
     if not found.images:
         raise DatasetError(f"There is no image in the data set. {content.seen()}", hint=_images_hint(format))
     return found
@@ -166,6 +181,24 @@ def _scan_raw(content: FolderContent) -> ImageSet:
     images = [LabelledImage(path, UNLABELLED) for path in content.files if is_image(path)]
     refuse_unknown([path for path in content.files if not is_image(path)], content)
     return ImageSet(root=content.root, images=tuple(images), classes=())
+
+
+def _is_flat(content: FolderContent) -> bool:
+    """Tell whether the images lie side by side and not in class folders."""
+    parents = {path.parent for path in content.files if is_image(path)}
+    if len(parents) != 1:
+        return False
+    (parent,) = parents
+    has_images_folder = any(map(_is_images_folder, content.folders))
+    return not parent.parts or _is_images_folder(parent) or (bool(_tables(content)) and not has_images_folder)
+
+
+def _tables(content: FolderContent) -> tuple[PurePosixPath, ...]:
+    return tuple(path for path in content.files if path.name.lower() in TABLE_NAMES)
+
+
+def _scan_flat(content: FolderContent) -> ImageSet:
+    return replace(_scan_raw(content), is_tabled=True, tables=_tables(content))
 
 
 def _scan_labelled(content: FolderContent) -> ImageSet:

@@ -4,16 +4,17 @@ dataset.json    an `IndexInfo`
 index.parquet   a row per image: path, label, width, height, offset, length, sha256
 images.bin      the encoded images, back to back in the order of the rows
 
-Sets with masks have two files more, see `mask_index`.
+Sets with labels of several tasks have one file more, see `task_labels`; sets with masks have two, see `mask_index`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,12 +30,13 @@ from ..schemas.reporting import Reporter, SilentReporter
 from .disk import full_disk_as_storage_full, sync
 from .folder import read_folder
 from .formats import IMAGE_CLASSIFICATION, data_format
-from .image_folder import LabelledImage, read_image
+from .image_folder import ImageSet, LabelledImage, read_image
 from .images import decode_rgb, image_size
 from .manifest import RawFile, digest_of, hash_file
 from .mask_classes import MaskClasses, MaskValues, classes_of_masks
 from .mask_index import MaskIndex, MaskRow, SizedImage, write_masks
 from .parallel import map_in_order
+from .task_labels import TaskLabels, read_tables, read_tasks, write_tasks
 
 #: Raised when the three files change in a way that older readers misread.
 INDEX_VERSION = 1
@@ -71,6 +73,7 @@ class IndexInfo(BaseModel):
     format: str = Field(description="Format of the raw set that this was built from.")
     raw_digest: str = Field(description="Digest of the raw set's manifest.")
     masks: MaskClasses | None = Field(default=None, description="What the values of the masks mean, if there are any.")
+    tasks: dict[str, list[str]] = Field(default={}, description="Classes of each task, of sets that have several.")
 
 
 class _Row(NamedTuple):
@@ -106,12 +109,14 @@ def build_index(
     reporter = reporter or SilentReporter()
     kind = data_format(format, type)
     found = kind.scan(raw_root)
+    tasks = read_tables(raw_root, [i.path for i in found.images], found.tables) if found.is_tabled else None
     with full_disk_as_storage_full("write the indexed data set"):
         destination.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
         try:
             rows = _write_images(raw_root, found.images, partial / IMAGES_FILE, reporter)
             mask_rows: list[MaskRow] = []
+            mask_values: list[MaskValues] = []
             masks = None
             if found.masks:
                 sized = [SizedImage(row.path, row.width, row.height) for row in rows]
@@ -130,14 +135,17 @@ def build_index(
             info = IndexInfo(
                 type=kind.type,
                 classes=list(classes),
-                class_counts=found.class_counts() if masks is None else masks.counts(mask_values),
+                class_counts=_counts(found, tasks, masks, mask_values),
                 count=len(rows),
                 size_bytes=rows[-1].offset + rows[-1].length,
-                digest=_digest(classes, rows, masks, mask_rows),
+                digest=_digest(classes, rows, tasks, masks, mask_rows),
                 format=format,
                 raw_digest=digest_of(hashed),
+                tasks=tasks.tasks if tasks else {},
                 masks=masks,
             )
+            if tasks is not None:
+                sync(write_tasks(partial, tasks))
             (partial / INFO_FILE).write_text(info.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
             for path in (partial / ROWS_FILE, partial / INFO_FILE, partial):
                 sync(path)
@@ -173,14 +181,28 @@ def _write_images(raw_root: Path, images: tuple[LabelledImage, ...], file: Path,
     return rows
 
 
+def _counts(
+    found: ImageSet, tasks: TaskLabels | None, masks: MaskClasses | None, values: Sequence[MaskValues]
+) -> dict[str, int]:
+    if masks is not None:
+        return masks.counts(values)
+    return found.class_counts() if tasks is None else tasks.counts()
+
+
 def _digest(
-    classes: Iterable[str], rows: Iterable[_Row], masks: MaskClasses | None, mask_rows: Iterable[MaskRow]
+    classes: Iterable[str],
+    rows: Iterable[_Row],
+    tasks: TaskLabels | None,
+    masks: MaskClasses | None,
+    mask_rows: Iterable[MaskRow],
 ) -> str:
     digest = hashlib.sha256()
     for name in classes:
         digest.update(f"class {name}\n".encode())
     for row in rows:
         digest.update(f"{row.sha256} {row.label} {row.path}\n".encode())
+    if tasks is not None:
+        digest.update(f"tasks {json.dumps(tasks.tasks)} {tasks.labels.tolist()}\n".encode())
     for value, label in masks.labels.items() if masks is not None else ():
         digest.update(f"value {value} {label}\n".encode())
     for mask in mask_rows:
@@ -201,6 +223,8 @@ class ImageIndex:
         self._offsets: npt.NDArray[np.int64] = table["offset"].to_numpy()
         self._lengths: npt.NDArray[np.int64] = table["length"].to_numpy()
         self._paths: list[str] = table["path"].to_pylist()
+        self.task_labels = self._read_tasks()
+        """Labels (N, tasks) that count into `tasks`; no column for sets without tasks."""
         self._check()
         with (folder / IMAGES_FILE).open("rb") as stream:
             self._images = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -215,6 +239,11 @@ class ImageIndex:
     def classes(self) -> list[str]:
         """Names of the classes in the order of the labels; empty for a set without labels."""
         return self.info.classes
+
+    @property
+    def tasks(self) -> dict[str, list[str]]:
+        """Names of the classes of each task, in the order of the labels; empty for most sets."""
+        return self.info.tasks
 
     @property
     def digest(self) -> str:
@@ -245,6 +274,14 @@ class ImageIndex:
             DatasetError: they are damaged.
         """
         return None if self.info.masks is None else MaskIndex(self.folder, len(self), self.info.masks)
+
+    def _read_tasks(self) -> npt.NDArray[np.int64]:
+        if not self.tasks:
+            return np.empty((len(self), 0), np.int64)
+        try:
+            return read_tasks(self.folder, self.tasks, len(self))
+        except ValueError as error:
+            raise _damaged(self.folder, str(error)) from error
 
     def _check(self) -> None:
         ends = np.cumsum(self._lengths)

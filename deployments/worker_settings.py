@@ -19,7 +19,7 @@ def _usable_cpus() -> int:
 
 
 def _everything_jobs_import() -> list[str]:
-    implementations = [network.implementation.partition(":")[0] for network in networks()]
+    implementations = sorted({network.implementation.partition(":")[0] for network in networks()})
     return [
         "torch",
         "torchvision",

@@ -12,6 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
 from ..blocks import ArtifactStorage, layout, load_storage
+from ..networks.registry import network_name
 from ..schemas.actions import CONVERSIONS, TRAINING, Action
 from ..schemas.base_experiments import WEIGHTS_FILE
 from ..schemas.errors import ActionNotAllowed, NotFound
@@ -231,7 +232,11 @@ def tag_run(request: JobRequest, record: ExperimentRecord | None, present: list[
     tags = {
         f"{TAG}org:{request.org}",
         f"{TAG}action:{request.action}",
-        *([f"{TAG}network:{request.network or record.network}", f"{TAG}experiment:{record.id}"] if record else []),
+        *(
+            [f"{TAG}network:{network_name(request.network or record.network)}", f"{TAG}experiment:{record.id}"]
+            if record
+            else []
+        ),
         *([f"{TAG}dataset:{request.dataset_id}"] if request.dataset_id else []),
         *([f"{TAG}parent:{request.parent_job_id}"] if request.parent_job_id else []),
     }

@@ -6,9 +6,9 @@ is imported when a job runs.
 
 from __future__ import annotations
 
-from .classification.record import CLASSIFICATION_PYT
+from .classification.record import CLASSIFIERS
 from .registry import register
 from .segmentation.record import SEGFORMER, UNET
 
-for _network in (CLASSIFICATION_PYT, UNET, SEGFORMER):
+for _network in (*CLASSIFIERS, UNET, SEGFORMER):
     register(_network)

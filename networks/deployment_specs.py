@@ -47,7 +47,7 @@ class ExportSpec(Spec):
     export: Export = section(Export)
 
 
-def _lower(value: object) -> object:
+def lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
@@ -58,7 +58,7 @@ class Calibration(Spec):
 
 class TensorRT(Spec):
     # Clients write FP16 as well as fp16.
-    data_type: Annotated[Literal["fp32", "fp16", "int8"], BeforeValidator(_lower)] = parameter(
+    data_type: Annotated[Literal["fp32", "fp16", "int8"], BeforeValidator(lower)] = parameter(
         "fp32", description="Precision of the engine; int8 needs calibration data.", popular=True
     )
     workspace_size: int = parameter(1024, description="Memory in MiB that TensorRT may use while it builds.", ge=16)
@@ -75,7 +75,7 @@ class TensorRT(Spec):
 
 
 class Engine(Spec):
-    backend: Annotated[Literal["auto", "tensorrt", "onnxruntime"], BeforeValidator(_lower)] = parameter(
+    backend: Annotated[Literal["auto", "tensorrt", "onnxruntime"], BeforeValidator(lower)] = parameter(
         "auto", description="auto: TensorRT where it and an NVIDIA GPU are there, else ONNX Runtime.", popular=True
     )
     tensorrt: TensorRT = section(TensorRT)

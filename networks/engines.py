@@ -37,11 +37,9 @@ class EngineOptions:
     workspace_mb: int
     calibration_images: int
     calibration_method: Literal["minmax", "entropy"]
-    unit: str
-    """What gets a label: images or pixels."""
 
 
-def engine_options(backend: Literal["auto", "tensorrt", "onnxruntime"], spec: TensorRT, *, unit: str) -> EngineOptions:
+def engine_options(backend: Literal["auto", "tensorrt", "onnxruntime"], spec: TensorRT) -> EngineOptions:
     return EngineOptions(
         backend=backend,
         precision=spec.data_type,
@@ -49,7 +47,6 @@ def engine_options(backend: Literal["auto", "tensorrt", "onnxruntime"], spec: Te
         workspace_mb=spec.workspace_size,
         calibration_images=spec.calibration.images,
         calibration_method=spec.calibration.method,
-        unit=unit,
     )
 
 
@@ -120,15 +117,15 @@ def build_engine(
         kpi={"agreement": agreement, "size_bytes": float(path.stat().st_size)},
         classes=record.classes,
         message=f"{note} Built an {precision} engine for {backend}: it gives the label of the fp32 graph for "
-        f"{agreement:.1%} of the {options.unit} it was compared on.".strip(),
+        f"{agreement:.1%} of the {record.unit} it was compared on.".strip(),
     )
 
 
 def _agreement(original: Predictor[Any], built: Predictor[Any], pixels_BCHW: torch.Tensor) -> float:
     same = total = 0
     for chunk in torch.split(pixels_BCHW, batch_size_for(original.record)):
-        labels = original.logits(chunk).argmax(1)
-        same += int((labels == built.logits(chunk).argmax(1)).sum())
+        labels = original.record.labels(original.logits(chunk))
+        same += int((labels == original.record.labels(built.logits(chunk))).sum())
         total += labels.size
     return same / total
 

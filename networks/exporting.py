@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..schemas.reporting import Reporter
 from ..schemas.results import Artifact, ArtifactKind, Output
 from .deployment_specs import Export
 from .images import Images
-from .onnx_tools import METADATA_KEY, GraphSession, export_graph, save_graph
+from .onnx_tools import METADATA_KEY, OUTPUT, GraphSession, export_graph, save_graph
 from .records import ModelRecord, normalize, random_pixels
 from .weights import count_parameters
 
@@ -32,18 +32,15 @@ class ExportOptions:
     """Of the graph; -1 leaves it open."""
     tolerance: float
     """Largest difference of a logit."""
-    unit: str
-    """What gets a label: images or pixels."""
     relabelled_share: float = 0.0
-    """Share of them in real images that may get another label."""
+    """Share of the labels of real images that may be others."""
 
 
-def export_options(spec: Export, *, unit: str, relabelled_share: float = 0.0) -> ExportOptions:
+def export_options(spec: Export, *, relabelled_share: float = 0.0) -> ExportOptions:
     return ExportOptions(
         opset=spec.opset_version,
         batch_size=spec.batch_size,
         tolerance=spec.tolerance,
-        unit=unit,
         relabelled_share=relabelled_share,
     )
 
@@ -61,8 +58,13 @@ def export_model(
     images: Images | None,
     out: Path,
     reporter: Reporter,
+    graph: nn.Module | None = None,
+    outputs: Sequence[str] = (OUTPUT,),
 ) -> Output:
     """Write the graph of `network` and compare it on noise and on `images`.
+
+    `graph` is the same network with its logits split into several `outputs`, which lie side by side in those of
+    `network`.
 
     Raises:
         JobFailed: the network cannot be exported, or the graph is not the network.
@@ -74,13 +76,18 @@ def export_model(
     for optimize in (True, False):
         reporter.progress(0.1 if optimize else 0.5, "exporting")
         try:
-            graph = export_graph(
-                network, record.shape, opset=options.opset, batch_size=options.batch_size, optimize=optimize
+            exported = export_graph(
+                graph or network,
+                record.shape,
+                opset=options.opset,
+                batch_size=options.batch_size,
+                optimize=optimize,
+                outputs=outputs,
             )
         except Exception as error:  # noqa: BLE001 why: the exporter raises what any layer of any network does
             problem = " ".join(str(error).split())[:300]
             continue
-        save_graph(path, graph, metadata)
+        save_graph(path, exported, metadata)
         difference, problem = _compare(network, record, GraphSession(path), images, options)
         if not problem:
             break
@@ -123,11 +130,11 @@ def _compare(
         found = max(found, float(np.abs(logits - expected).max()))
         if is_real:
             # why: noise may lie between two classes; only labels of real images must be equal.
-            labels = logits.argmax(1)
-            relabelled += int((labels != expected.argmax(1)).sum())
+            labels = record.labels(logits)
+            relabelled += int((labels != record.labels(expected)).sum())
             count += labels.size
     if relabelled > options.relabelled_share * count:
-        return found, f"{relabelled} of {count} {options.unit} get another label"
+        return found, f"{relabelled} of {count} {record.unit} get another label"
     if found > options.tolerance:
         return found, f"logits differ by {found:.2e}, more than {options.tolerance:g}"
     return found, ""

@@ -11,7 +11,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,13 @@ INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 
 
 def export_graph(
-    model: nn.Module, shape: tuple[int, ...], *, opset: int, batch_size: int, optimize: bool
+    model: nn.Module,
+    shape: tuple[int, ...],
+    *,
+    opset: int,
+    batch_size: int,
+    optimize: bool,
+    outputs: Sequence[str] = (OUTPUT,),
 ) -> onnx.ModelProto:
     """Return the graph of `model` for inputs of `shape`; a `batch_size` of -1 leaves the batch open."""
     # why: with an example of one image, the exporter takes the batch for a constant.
@@ -48,7 +54,7 @@ def export_graph(
             (example,),
             dynamo=True,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=list(outputs),
             opset_version=opset,
             dynamic_shapes=dynamic,
             external_data=False,
@@ -80,7 +86,7 @@ def read_metadata(graph: onnx.ModelProto) -> dict[str, str]:
 
 
 class GraphSession:
-    """A graph in ONNX Runtime, with one input and one output."""
+    """A graph in ONNX Runtime, with one input."""
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -105,16 +111,20 @@ class GraphSession:
             return None
 
     def run(self, inputs: Floats) -> Floats:
-        """Return the outputs; a graph with a fixed batch gets as many whole batches as it takes."""
+        """Return the outputs, side by side; a graph with a fixed batch gets as many whole batches as it takes."""
         size = self.batch_size
         if size is None:
-            return self._session.run(None, {self._input: inputs})[0]
+            return self._run(inputs)
         outputs = []
         for start in range(0, len(inputs), size):
             chunk = inputs[start : start + size]
             filled = np.concatenate([chunk, np.repeat(chunk[-1:], size - len(chunk), axis=0)])
-            outputs.append(self._session.run(None, {self._input: filled})[0][: len(chunk)])
+            outputs.append(self._run(filled)[: len(chunk)])
         return np.concatenate(outputs)
+
+    def _run(self, inputs: Floats) -> Floats:
+        outputs = self._session.run(None, {self._input: inputs})
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)
 
 
 def quantize(

@@ -6,6 +6,7 @@ import json
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -40,6 +41,15 @@ class ModelRecord(BaseModel):
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the logits of one input."""
         raise NotImplementedError
+
+    @property
+    def unit(self) -> str:
+        """What gets a label, in the plural."""
+        return "images"
+
+    def labels(self, logits: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+        """Return the most likely class of everything that gets a label; `logits` are of shape B, C, ..."""
+        return logits.argmax(axis=1)
 
 
 def normalize(pixels_BCHW: torch.Tensor, record: ModelRecord) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -34,7 +34,7 @@ class Network:
     """Name in `Output.kpi` of the number that ranks models."""
     maximize: bool
     metrics: tuple[str, ...]
-    """Everything that `evaluate` puts into `Output.kpi`, the key metric first."""
+    """What `evaluate` puts into `Output.kpi`, the key metric first; `accuracy.<task>` comes for tasks of the data."""
     training_metrics: Mapping[str, bool]
     """What training may measure on the evaluation data after an epoch -> whether larger is better."""
     epochs_parameter: str
@@ -44,7 +44,12 @@ class Network:
     implementation: str
     """`package.module:NAME` of the object whose methods are the actions; importing it may take seconds."""
     library: str
+    """What the architecture is made of, for example `timm` or `timm.create_model`."""
     licence: str
+    quick: Mapping[Action, Mapping[str, Any]] = field(default_factory=dict)
+    """Specs with which an action takes seconds on a few small items: what `testing.NetworkContract` runs."""
+    aliases: tuple[str, ...] = ()
+    """Other names under which clients know it."""
 
     @property
     def actions(self) -> tuple[Action, ...]:
@@ -62,12 +67,14 @@ class Network:
 
 
 _networks: dict[str, Network] = {}
+_aliases: dict[str, str] = {}
 
 
 def register(network: Network) -> None:
-    """Add a network; a second one of the same name is an error of the programmer."""
-    if network.name in _networks:
-        raise RuntimeError(f"The network {network.name} is registered twice.")
+    """Add a network; a second one of the same name or alias is an error of the programmer."""
+    for name in (network.name, *network.aliases):
+        if name in _networks or name in _aliases:
+            raise RuntimeError(f"The network {name} is registered twice.")
     # why: specs ignore names that they do not know, so a wrong one here would be set without any effect.
     if Action.TRAIN in network.specs:
         known = {None, *(path for path, _ in leaves(network.specs[Action.TRAIN]))}
@@ -75,6 +82,7 @@ def register(network: Network) -> None:
             if path not in known:
                 raise RuntimeError(f"The record of {network.name} names {path!r}, which its spec of train has not.")
     _networks[network.name] = network
+    _aliases.update(dict.fromkeys(network.aliases, network.name))
 
 
 def networks() -> tuple[Network, ...]:
@@ -84,18 +92,23 @@ def networks() -> tuple[Network, ...]:
 
 
 def get_network(name: str) -> Network:
-    """Return the network of that name.
+    """Return the network of that name or alias.
 
     Raises:
         InvalidInput: there is none; the message lists those there are.
     """
-    _load_entry_points()
     try:
-        return _networks[name]
+        return _networks[network_name(name)]
     except KeyError:
         raise InvalidInput(
             f"There is no network {name!r}.", hint=f"The networks here are {', '.join(sorted(_networks))}."
         ) from None
+
+
+def network_name(word: str) -> str:
+    """Return the name of the network that has `word` as its alias, else `word`."""
+    _load_entry_points()
+    return _aliases.get(word, word)
 
 
 def load_implementation(network: Network) -> Any:

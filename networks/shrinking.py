@@ -32,8 +32,11 @@ def prune_model(
     save: Callable[[Path, dict[str, torch.Tensor], R], None],
     load: Callable[[Path], tuple[nn.Module, R]],
     measure: Callable[[nn.Module], dict[str, float]] | None,
+    section: str = "",
 ) -> Output:
     """Prune everything but the channels of `outputs`; `measure` gives metrics of the pruned network.
+
+    `section` stands before the names of the options in messages, with a dot.
 
     Raises:
         JobFailed: the network cannot be pruned, or nothing can go.
@@ -64,7 +67,7 @@ def prune_model(
     if options.method == "ratio" and removed < options.pruning_ratio:
         raise JobFailed(
             f"Pruning removed {removed:.1%} of the parameters, and no more can go with these bounds.",
-            hint="Lower granularity or min_channels, or ask for a smaller pruning_ratio.",
+            hint=f"Lower {section}granularity or {section}min_channels, or ask for a smaller {section}pruning_ratio.",
         )
 
     path = out / "prune" / "model.safetensors"
@@ -89,15 +92,16 @@ def prune_model(
         parameter_count=after,
         best_epoch=record.epoch,
         latest_epoch=record.epoch,
-        message=_message(options, before, after),
+        message=_message(options, section, before, after),
     )
 
 
-def _message(options: Prune, before: int, after: int) -> str:
+def _message(options: Prune, section: str, before: int, after: int) -> str:
     if after == before:
         return (
             f"Removed nothing: no channel is below {options.pruning_threshold:g} of the strongest of its layer, or "
-            f"granularity and min_channels keep it. Raise pruning_threshold, or use the method ratio."
+            f"{section}granularity and {section}min_channels keep it. Raise {section}pruning_threshold, or use the "
+            "method ratio."
         )
     share = 1 - after / before
     return f"Removed {share:.1%} of {before:,} parameters; {after:,} are left. Retrain to win back accuracy."

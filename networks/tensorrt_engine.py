@@ -93,8 +93,8 @@ class EngineSession:
             )
         self._context = self._engine.create_execution_context()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        by_mode = {self._engine.get_tensor_mode(name): name for name in names}
-        self._input, self._output = by_mode[trt.TensorIOMode.INPUT], by_mode[trt.TensorIOMode.OUTPUT]
+        (self._input,) = [n for n in names if self._engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        self._outputs = [n for n in names if n != self._input]
         fixed = self._engine.get_tensor_shape(self._input)[0]
         if fixed == -1:
             smallest, _, largest = self._engine.get_tensor_profile_shape(self._input, 0)
@@ -112,7 +112,7 @@ class EngineSession:
         return self._record
 
     def run(self, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return the outputs, in as many batches as the engine's largest asks for."""
+        """Return the outputs, side by side, in as many batches as the engine's largest asks for."""
         parts = [self._run(inputs[i : i + self._largest]) for i in range(0, len(inputs), self._largest)]
         return np.concatenate(parts)
 
@@ -123,16 +123,17 @@ class EngineSession:
         on_device = torch.from_numpy(np.ascontiguousarray(inputs)).cuda()
         if not self._context.set_input_shape(self._input, tuple(on_device.shape)):
             raise JobFailed(f"The engine does not take inputs of shape {tuple(on_device.shape)}.")
-        output = torch.empty(tuple(self._context.get_tensor_shape(self._output)), device="cuda")
+        outputs = [torch.empty(tuple(self._context.get_tensor_shape(name)), device="cuda") for name in self._outputs]
         self._context.set_tensor_address(self._input, on_device.data_ptr())
-        self._context.set_tensor_address(self._output, output.data_ptr())
+        for name, output in zip(self._outputs, outputs, strict=True):
+            self._context.set_tensor_address(name, output.data_ptr())
         # why: TensorRT warns about the default stream, which would make it wait more than needed.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         if not self._context.execute_async_v3(stream.cuda_stream):
             raise JobFailed("TensorRT could not run the engine.")
         stream.synchronize()
-        return output[:count].cpu().numpy()
+        return torch.cat(outputs, dim=1)[:count].cpu().numpy() if len(outputs) > 1 else outputs[0][:count].cpu().numpy()
 
 
 def _import() -> Any:

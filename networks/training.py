@@ -9,7 +9,6 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from ..schemas.actions import Action
 from ..schemas.errors import MissingFeature
 from ..schemas.reporting import Reporter
 from ..schemas.results import Artifact, ArtifactKind, Output
@@ -21,7 +20,6 @@ from .loop import Fit, Learner, Plan, fit
 from .optimization import Schedule, build_optimizer
 from .ranks import ALONE, Ranks
 from .records import ModelRecord
-from .registry import get_network
 from .weights import count_parameters
 
 #: Folder of a training job's files below the folder of the job.
@@ -55,10 +53,11 @@ class Request:
         }
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> Request:
+    def from_json(cls, raw: dict[str, Any], spec: type[Spec]) -> Request:
+        """`spec` is that of the family's trainer."""
         return cls(
             network=raw["network"],
-            spec=get_network(raw["network"]).spec(Action.TRAIN).model_validate(raw["spec"]),
+            spec=spec.model_validate(raw["spec"]),
             train_data=Path(raw["train_data"]),
             eval_data=None if raw["eval_data"] is None else Path(raw["eval_data"]),
             out=Path(raw["out"]),

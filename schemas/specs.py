@@ -6,10 +6,11 @@ default, bounds, enum, description, whether it is popular and whether a sweep ma
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -28,7 +29,9 @@ class Spec(BaseModel):
     Use `Literal` for enums and `list` for sequences. Unknown keys are ignored, see `parse_spec`.
     """
 
-    model_config = ConfigDict(extra="ignore", strict=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="ignore", strict=True, validate_default=True, allow_inf_nan=False, serialize_by_alias=True
+    )
 
 
 def parameter(
@@ -87,9 +90,32 @@ def parameter(
     return Field(default, description=description, title=title, json_schema_extra=extra, **bounds)
 
 
-def section(factory: type[Spec], *, description: str = "") -> Any:
-    """Return a field that holds a nested section of a spec with all its defaults."""
-    return Field(default_factory=factory, description=description)
+def like(spec: type[Spec], name: str, default: Any = ..., **changes: Any) -> Any:
+    """Return the field `name` of another spec, for one that says the same; `default` and `changes` are its own.
+
+    `changes` are what the schema serves beside the bounds: title, description, popular, depends_on.
+    """
+    field = copy.deepcopy(spec.model_fields[name])
+    if default is not ...:
+        field.default = default
+    for word in ("title", "description"):
+        if word in changes:
+            setattr(field, word, changes.pop(word))
+    field.json_schema_extra = {**cast(dict[str, Any], field.json_schema_extra), **changes}
+    return field
+
+
+def section(factory: type[Spec], *, description: str = "", name: str | None = None) -> Any:
+    """Return a field that holds a nested section of a spec with all its defaults.
+
+    `name` is for sections whose name on the wire no field can have: `model_config` is pydantic's.
+    """
+    return Field(default_factory=factory, description=description, alias=name)
+
+
+def words(model: type[Spec]) -> dict[str, FieldInfo]:
+    """Return the parameters and sections of a spec or a section by their names on the wire."""
+    return {info.alias or name: info for name, info in model.model_fields.items()}
 
 
 def parse_spec(model: type[S], raw: object) -> S:
@@ -106,7 +132,7 @@ def parse_spec(model: type[S], raw: object) -> S:
         raw = {}
     if not isinstance(raw, dict):
         raise SpecError(f"A spec is a JSON object, not {type(raw).__name__}.")
-    known = set(model.model_fields)
+    known = set(words(model))
     foreign = sorted(k for k, v in raw.items() if isinstance(v, dict) and k not in known)
     if foreign:
         raise SpecError(
@@ -143,7 +169,7 @@ def spec_schema(model: type[Spec]) -> dict[str, Any]:
 
 def leaves(model: type[Spec], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield the dotted path and field of every parameter of a spec."""
-    for name, info in model.model_fields.items():
+    for name, info in words(model).items():
         nested = _nested(info)
         if nested is not None:
             yield from leaves(nested, f"{prefix}{name}.")
@@ -169,7 +195,7 @@ def _level(model: type[Spec]) -> dict[str, Any]:
     plain = model.model_json_schema()
     definitions = plain.get("$defs", {})
     properties: dict[str, Any] = {}
-    for name, info in model.model_fields.items():
+    for name, info in words(model).items():
         nested = _nested(info)
         if nested is not None:
             properties[name] = {**_level(nested), "default": nested().model_dump(mode="json")}
@@ -180,8 +206,8 @@ def _level(model: type[Spec]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": properties,
-        "required": [name for name, info in model.model_fields.items() if info.is_required()],
-        "popular": [name for name, info in model.model_fields.items() if _extra(info, "popular")],
+        "required": [name for name, info in words(model).items() if info.is_required()],
+        "popular": [name for name, info in words(model).items() if _extra(info, "popular")],
     }
 
 

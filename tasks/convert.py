@@ -56,10 +56,10 @@ def convert(data: str | Path, *, format: str | None = None, action: Action = Act
                 artifacts=folder.publish(
                     [Artifact(path=f"{INDEX}/{p.name}", kind=ArtifactKind.INDEX, title=p.name) for p in files]
                 ),
-                kpi={"images": float(len(index)), "classes": float(len(index.classes))},
+                kpi={"images": float(len(index)), "classes": float(len(index.classes or counts))},
                 categorical={"images": {name: float(count) for name, count in counts.items()}} if counts else {},
                 classes=list(index.classes),
-                message=f"{len(index)} images of {len(index.classes)} classes indexed.",
+                message=f"{len(index)} images of {len(index.classes or counts)} classes indexed.",
                 mlflow_run_id=run.run_id,
                 dataset_digests={"source": index.digest},
                 started_at=started,

@@ -13,6 +13,7 @@ from prefect_trainyard.api.services.experiments.sweeps import WORDS
 from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.deployments.settings import YardSettings
 from prefect_trainyard.deployments.worker_settings import WorkerSettings
+from prefect_trainyard.networks.registry import networks
 from prefect_trainyard.schemas.sweeps import SweepSettings
 from support import QUICK_TRAIN, ROOT
 
@@ -41,6 +42,22 @@ def sweep_settings_table() -> str:
 
 def test_the_table_of_sweep_settings_is_complete() -> None:
     assert sweep_settings_table() in (ROOT / "docs" / "sweeps.md").read_text()
+
+
+def networks_table() -> str:
+    rows = ["| network | family | library | actions | metrics |", "|---|---|---|---|---|"]
+    for network in networks():
+        names = ", ".join(f"`{name}`" for name in (network.name, *network.aliases))
+        metrics = ", ".join(f"`{name}`" for name in network.metrics)
+        rows.append(
+            f"| {names} | {network.family} | {network.library} ({network.licence}) | {', '.join(network.actions)} "
+            f"| {metrics} |"
+        )
+    return "\n".join(rows)
+
+
+def test_the_table_of_networks_is_complete() -> None:
+    assert networks_table() in (ROOT / "docs" / "networks.md").read_text()
 
 
 def test_the_variables_of_the_facade_are_as_they_are_told() -> None:

@@ -16,7 +16,7 @@ from ..exporting import export_model, export_options
 from ..images import Images
 from ..predictors import TorchPredictor
 from ..shrinking import prune_model
-from .data import labels_for
+from .heads import OnePerTask, labels_for, output_names
 from .metrics import score
 from .model import Record, load_model, parse_record, save_model
 from .predictors import open_predictor, predict_all
@@ -32,10 +32,10 @@ def prune(spec: PruneSpec, *, model: Path, data: Path | None, out: Path, reporte
     def measure(pruned: nn.Module) -> dict[str, float]:
         assert data is not None
         index = open_index(data)
-        labels = labels_for(index, record.classes, "evaluation")
+        labels = labels_for(index, record, "evaluation")
         predictor = TorchPredictor(pruned, record)
         logits = predict_all(predictor, Images(index, record.shape), _BATCH_SIZE, reporter)
-        return score(logits, labels, record.classes).kpi
+        return score(logits, labels, record).kpi
 
     return prune_model(
         spec.prune,
@@ -47,19 +47,28 @@ def prune(spec: PruneSpec, *, model: Path, data: Path | None, out: Path, reporte
         save=save_model,
         load=load_model,
         measure=None if data is None else measure,
+        section="prune.",
     )
 
 
 def export(spec: ExportSpec, *, model: Path, data: Path | None, out: Path, reporter: Reporter) -> Output:
     network, record = load_model(model)
     images = None if data is None else Images(open_index(data), record.shape)
-    options = export_options(spec.export, unit="images")
-    return export_model(network, record, options, images=images, out=out, reporter=reporter)
+    return export_model(
+        network,
+        record,
+        export_options(spec.export),
+        images=images,
+        out=out,
+        reporter=reporter,
+        graph=OnePerTask(network, record) if record.tasks else None,
+        outputs=output_names(record),
+    )
 
 
 def build_engine(spec: EngineSpec, *, model: Path, calibration: Path | None, out: Path, reporter: Reporter) -> Output:
     return engines.build_engine(
-        engine_options(spec.gen_trt_engine.backend, spec.gen_trt_engine.tensorrt, unit="images"),
+        engine_options(spec.gen_trt_engine.backend, spec.gen_trt_engine.tensorrt),
         model=model,
         calibration=calibration,
         out=out,

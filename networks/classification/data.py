@@ -9,7 +9,6 @@ import numpy.typing as npt
 import torch
 from torchvision.transforms import v2
 
-from ...datasets.index import ImageIndex
 from ...schemas.errors import DatasetError
 from ..images import EpochBatches, Images
 from ..ranks import Ranks
@@ -17,24 +16,6 @@ from .model import Record
 from .spec import Augmentation, TrainDataset
 
 Labels = npt.NDArray[np.int64]
-
-
-def labels_for(index: ImageIndex, classes: list[str], role: str) -> Labels:
-    """Return the labels of `index` as positions in `classes`, matched by name.
-
-    Raises:
-        DatasetError: the set has no labels, or a class that the model does not know.
-    """
-    if not index.classes or index.info.masks is not None:
-        raise DatasetError(f"The {role} data set has no labels.", hint="Use a set of folders, one per class.")
-    unknown = sorted(set(index.classes) - set(classes))
-    if unknown:
-        raise DatasetError(
-            f"The {role} data set has classes that the model does not know: {', '.join(unknown[:10])}.",
-            hint=f"The model's classes are {', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}.",
-        )
-    positions = np.array([classes.index(name) for name in index.classes], dtype=np.int64)
-    return positions[index.labels]
 
 
 def class_weights(spec: TrainDataset, labels: Labels, classes: list[str]) -> torch.Tensor | None:

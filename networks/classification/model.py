@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import timm
 import torch
+from pydantic import Field
 from torch import nn
 
 from ...schemas.errors import JobFailed, SpecError
@@ -15,13 +18,18 @@ from .. import records
 from ..records import ModelRecord
 from ..weights import load_weights, resize_to, save_weights
 
-NETWORK: Final = "classification_pyt"
+MULTITASK: Final = "multitask_classification"
+
+#: The networks that share these models. The weights of one may be the base of another.
+NETWORKS: Final = ("classification_pyt", "classification_tf2", "classification", MULTITASK)
 
 
 class Record(ModelRecord):
     """A classifier."""
 
-    network: Literal["classification_pyt"] = NETWORK
+    network: str = NETWORKS[0]
+    tasks: dict[str, list[str]] = Field(default_factory=dict)
+    """Where there are tasks, `classes` has a name for every logit, `task=class`."""
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
 
@@ -29,10 +37,19 @@ class Record(ModelRecord):
     def output_shape(self) -> tuple[int, ...]:
         return (len(self.classes),)
 
+    @property
+    def unit(self) -> str:
+        return "labels" if self.tasks else "images"
+
+    def labels(self, logits: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+        """Return the class of each task, of shape (B, tasks); one column for a classifier without tasks."""
+        ends = np.cumsum([len(classes) for classes in self.tasks.values()], dtype=np.int64)
+        return np.stack([part.argmax(axis=1) for part in np.split(logits, ends[:-1], axis=1)], axis=1)
+
 
 def parse_record(raw: object, where: str) -> Record:
     """Return the record found in the file `where`; JobFailed when it is of another network."""
-    return records.parse_record(raw, where, Record, (NETWORK,))
+    return records.parse_record(raw, where, Record, NETWORKS)
 
 
 def build(record: Record) -> nn.Module:

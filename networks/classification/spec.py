@@ -8,14 +8,19 @@ from pydantic import Field, field_validator, model_validator
 
 from ...schemas.specs import Spec, parameter, section
 from ..deployment_specs import Prune
+from .backbones import timm_name
+
+#: What the name of a backbone is made of.
+BACKBONE = r"^[A-Za-z0-9_.-]{1,100}$"
 
 
 class Backbone(Spec):
     type: str = parameter(
         "resnet18",
-        description="Name of any timm model, for example resnet18, efficientnet_b0 or vit_tiny_patch16_224.",
+        description="Name of any timm model, for example resnet18, efficientnet_b0 or vit_tiny_patch16_224. Words of "
+        "the API documents such as gc_vit_tiny are understood.",
         popular=True,
-        pattern=r"^[A-Za-z0-9_.]{1,100}$",
+        pattern=BACKBONE,
     )
     pretrained: bool = parameter(
         False, description="Must be false: nothing is downloaded. Pretrained weights come from a base experiment."
@@ -30,6 +35,12 @@ class Backbone(Spec):
         search=(None, 0.5),
     )
     drop_path_rate: float = parameter(0.0, description="Stochastic depth, where the backbone has it.", ge=0, lt=1)
+
+    @field_validator("type")
+    @classmethod
+    def _is_here(cls, value: str) -> str:
+        timm_name(value)
+        return value
 
     @field_validator("pretrained")
     @classmethod

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ...datasets.index import ImageIndex, open_index
 from ...schemas.errors import DatasetError, JobFailed
@@ -20,8 +19,11 @@ from ..images import Images, input_size
 from ..ranks import Ranks
 from ..records import normalize, per_channel
 from ..training import FOLDER, Request, Settings
-from .data import Batch, TrainingBatches, class_weights, labels_for
-from .model import Record, build, load_model, save_model, start_from
+from .backbones import timm_name
+from .data import Batch, TrainingBatches, class_weights
+from .heads import flat_classes, labels_for, require_tasks
+from .model import MULTITASK, Record, build, load_model, save_model, start_from
+from .objectives import ClassObjective, Objective, TaskObjective
 from .spec import TrainSpec
 
 
@@ -32,7 +34,7 @@ def train(request: Request, reporter: Reporter) -> Output:
 
 def run_rank(arguments: dict[str, Any], reporter: Reporter, ranks: Ranks) -> dict[str, Any]:
     """Be one of several processes that train; called by `distributed`."""
-    request = Request.from_json(arguments)
+    request = Request.from_json(arguments, TrainSpec)
     return training.run(request, settings_of(spec_of(request)), reporter, ranks, Classifier).model_dump(mode="json")
 
 
@@ -81,9 +83,7 @@ class Classifier:
     ) -> None:
         spec = spec_of(request)
         index = open_index(request.train_data)
-        if len(index.classes) < 2:
-            found = f"only {index.classes[0]!r}" if index.classes else "none"
-            raise DatasetError(f"A classifier needs at least two classes, and the training data has {found}.")
+        _check_classes(request.network, index)
         self.digest = index.digest
         model, self.record = _start(request, index, reporter)
         self.device = device
@@ -91,15 +91,20 @@ class Classifier:
         if device.type == "cuda":
             self.model = self.model.to(memory_format=torch.channels_last)
         self.images = Images(index, self.record.shape, spec.dataset.cache_mb)
-        labels = labels_for(index, self.record.classes, "training")
-        weights = class_weights(spec.dataset, labels, self.record.classes)
-        self._class_weights = None if weights is None else weights.to(device)
-        self._smoothing = spec.train.train_config.label_smoothing
+        labels = labels_for(index, self.record, "training")
+        smoothing = spec.train.train_config.label_smoothing
+        self._objective: Objective
+        if self.record.tasks:
+            self._objective = TaskObjective(self.record, smoothing)
+        else:
+            weights = class_weights(spec.dataset, labels, self.record.classes)
+            weights = None if weights is None else weights.to(device)
+            self._objective = ClassObjective(self.record, weights, smoothing)
         self._batches = TrainingBatches(self.images, labels, spec.dataset, self.record, settings.seed, ranks)
         self._evaluation: tuple[Images, torch.Tensor] | None = None
         if request.eval_data is not None:
             evaluation = open_index(request.eval_data)
-            targets = torch.from_numpy(labels_for(evaluation, self.record.classes, "evaluation"))
+            targets = torch.from_numpy(labels_for(evaluation, self.record, "evaluation"))
             self._evaluation = Images(evaluation, self.record.shape, spec.dataset.cache_mb), targets
             _check_metric(spec.train.train_config.evaluation.metric, len(self.record.classes))
         self._evaluation_batch = spec.dataset.batch_size
@@ -125,29 +130,25 @@ class Classifier:
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         logits_BC = model(self._input(batch.pixels))
-        targets = batch.targets.to(self.device, non_blocking=True)
-        return F.cross_entropy(logits_BC, targets, self._class_weights, label_smoothing=self._smoothing)
+        return self._objective.loss(logits_BC, batch.targets.to(self.device, non_blocking=True))
 
     @torch.inference_mode()
     def evaluate(self, ranks: Ranks) -> dict[str, float]:
         if self._evaluation is None:
             return {}
         images, targets = self._evaluation
-        has_five = len(self.record.classes) > 5
-        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        sums: torch.Tensor | None = None
         self.model.eval()
         mine = range(ranks.rank, len(images), ranks.world)
         for numbers, pixels in images.batches(self._evaluation_batch, mine):
-            target_B = targets[numbers].to(self.device)
             logits_BC = self.model(self._input(pixels)).float()
-            sums[0] += F.cross_entropy(logits_BC, target_B, reduction="sum")
-            sums[1] += (logits_BC.argmax(1) == target_B).sum()
-            if has_five:
-                sums[2] += (logits_BC.topk(5, 1).indices == target_B[:, None]).sum()
-            sums[3] += len(numbers)
-        loss, top_1, top_5, count = ranks.sum(sums).tolist()
-        metrics = {"loss": loss / count, "accuracy_top-1": top_1 / count}
-        return metrics | {"accuracy_top-5": top_5 / count} if has_five else metrics
+            found = self._objective.sums(logits_BC, targets[numbers].to(self.device))
+            sums = found if sums is None else sums + found
+        if sums is None:
+            # why: of few images a rank may have none, and all ranks add up sums of one shape.
+            nothing = torch.empty(0, len(self.record.classes), device=self.device)
+            sums = self._objective.sums(nothing, targets[:0].to(self.device))
+        return self._objective.metrics(ranks.sum(sums).tolist())
 
     def save_weights(self, path: Path, state: dict[str, torch.Tensor], epoch: int, metrics: dict[str, float]) -> None:
         save_model(path, state, self.record.model_copy(update={"epoch": epoch, "metrics": metrics}))
@@ -155,6 +156,27 @@ class Classifier:
     def _input(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         inputs = normalize(pixels_BCHW.to(self.device, non_blocking=True), self.record)
         return inputs.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else inputs
+
+
+def _check_classes(network: str, index: ImageIndex) -> None:
+    """Raise `DatasetError` when there is nothing to tell apart."""
+    if network != MULTITASK:
+        if index.tasks:
+            raise DatasetError(
+                f"The training data has labels of tasks ({', '.join(index.tasks)}) and not of classes.",
+                hint="Train multitask_classification on it, or give the images folders, one per class.",
+            )
+        if len(index.classes) < 2:
+            found = f"only {index.classes[0]!r}" if index.classes else "none"
+            raise DatasetError(f"A classifier needs at least two classes, and the training data has {found}.")
+        return
+    require_tasks(index, "training")
+    for task, classes in index.tasks.items():
+        if len(classes) < 2:
+            raise DatasetError(
+                f"The task {task} needs at least two classes, and the training data has only {classes[0]!r}.",
+                hint="Leave the column out, or add images of other classes.",
+            )
 
 
 def _check_metric(metric: str, classes: int) -> None:
@@ -173,21 +195,24 @@ def _start(request: Request, index: ImageIndex, reporter: Reporter) -> tuple[nn.
         if request.weights is None:
             raise JobFailed("A retrain job starts from the weights of its parent, and there are none.")
         model, record = load_model(request.weights)
-        if set(index.classes) != set(record.classes):
-            missing = sorted(set(record.classes) ^ set(index.classes))
+        found = flat_classes(index.tasks) or index.classes
+        if set(found) != set(record.classes):
+            missing = sorted(set(record.classes) ^ set(found))
             raise DatasetError(
                 f"The training data and the parent's model do not have the same classes: {', '.join(missing[:10])} "
                 "in one of them only.",
                 hint="Retrain on data with the classes of the parent, or start a new train job.",
             )
-        return model, record.model_copy(update={"epoch": None, "metrics": {}})
+        return model, record.model_copy(update={"network": request.network, "epoch": None, "metrics": {}})
 
     model_spec = spec.model
     width, height = input_size(index, 224)
     channels = model_spec.input_channels
     record = Record(
-        backbone=model_spec.backbone.type,
-        classes=index.classes,
+        network=request.network,
+        backbone=timm_name(model_spec.backbone.type),
+        classes=flat_classes(index.tasks) or index.classes,
+        tasks=index.tasks,
         channels=channels,
         width=model_spec.input_width or width,
         height=model_spec.input_height or height,

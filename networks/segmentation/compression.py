@@ -60,7 +60,7 @@ def prune(spec: Prune, *, model: Path, data: Path | None, out: Path, reporter: R
 def export(spec: ExportSpec, *, model: Path, data: Path | None, out: Path, reporter: Reporter) -> Output:
     network, record = load_model(model)
     images = None if data is None else Images(open_index(data), record.shape)
-    options = export_options(spec.export, unit="pixels", relabelled_share=_RELABELLED_SHARE)
+    options = export_options(spec.export, relabelled_share=_RELABELLED_SHARE)
     return export_model(network, record, options, images=images, out=out, reporter=reporter)
 
 
@@ -80,5 +80,5 @@ def build_engine(
 
 def _engine_options(spec: EngineSpec | UnetEngineSpec) -> EngineOptions:
     if isinstance(spec, UnetEngineSpec):
-        return engine_options(spec.backend, spec, unit="pixels")
-    return engine_options(spec.gen_trt_engine.backend, spec.gen_trt_engine.tensorrt, unit="pixels")
+        return engine_options(spec.backend, spec)
+    return engine_options(spec.gen_trt_engine.backend, spec.gen_trt_engine.tensorrt)

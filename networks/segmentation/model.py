@@ -33,6 +33,10 @@ class Record(ModelRecord):
     def output_shape(self) -> tuple[int, ...]:
         return len(self.classes), self.height, self.width
 
+    @property
+    def unit(self) -> str:
+        return "pixels"
+
 
 def parse_record(raw: object, where: str) -> Record:
     """Return the record found in the file `where`; JobFailed when it is of another network."""

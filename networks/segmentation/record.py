@@ -9,6 +9,7 @@ from . import segformer_spec, unet_spec
 
 _FORMATS = ("unet", "raw")
 _METRICS = ("mIoU", "pixel_accuracy", "mean_accuracy", "mean_dice", "loss")
+_STILL = {"horizontal_flip": 0.0, "crop_min_scale": 1.0, "brightness": 0.0, "contrast": 0.0}
 _TRAINING_METRICS = {"mIoU": True, "pixel_accuracy": True, "loss": False}
 
 UNET = Network(
@@ -32,8 +33,16 @@ UNET = Network(
     epochs_parameter="training_config.epochs",
     metric_parameter="training_config.metric",
     implementation="prefect_trainyard.networks.segmentation.actions:UNET_ACTIONS",
-    library="timm, with a decoder of our own",
+    library="timm.create_model, with a decoder of our own",
     licence="Apache-2.0",
+    quick={
+        Action.TRAIN: {
+            "model": {"arch": "test_resnet", "decoder_channels": 32},
+            "dataset_config": {"augmentation_config": _STILL, "workers": 0},
+            "training_config": {"batch_size": 6, "learning_rate": 0.003, "deterministic": True, "precision": "fp32"},
+        },
+        Action.PRUNE: {"method": "ratio", "pruning_ratio": 0.3, "granularity": 2, "min_channels": 4},
+    },
 )
 
 #: The API documents give it no prune and no retrain.
@@ -56,6 +65,12 @@ SEGFORMER = Network(
     epochs_parameter="train.num_rounds",
     metric_parameter="train.metric",
     implementation="prefect_trainyard.networks.segmentation.actions:SEGFORMER_ACTIONS",
-    library="transformers",
+    library="transformers.SegformerForSemanticSegmentation",
     licence="Apache-2.0",
+    quick={
+        Action.TRAIN: {
+            "dataset": {"batch_size": 6, "augmentation": _STILL, "workers": 0},
+            "train": {"max_iters": 60, "optim": {"lr": 0.001}, "deterministic": True, "precision": "fp32"},
+        },
+    },
 )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...datasets.index import ImageIndex, open_index
+from ...schemas.actions import Action
 from ...schemas.errors import JobFailed
 from ...schemas.reporting import Reporter
 from ...schemas.results import Output
@@ -18,6 +19,7 @@ from ..checkpoints import newest_checkpoint
 from ..images import Images, input_size
 from ..ranks import Ranks
 from ..records import normalize, per_channel
+from ..registry import get_network
 from ..training import FOLDER, Request, Settings
 from .data import Batch, BatchOptions, LabelMaps, TrainingBatches, classes_for_training, masks_of
 from .metrics import confusion_of, loss_of, score
@@ -36,7 +38,7 @@ def train(request: Request, reporter: Reporter) -> Output:
 
 def run_rank(arguments: dict[str, Any], reporter: Reporter, ranks: Ranks) -> dict[str, Any]:
     """Be one of several processes that train; called by `distributed`."""
-    request = Request.from_json(arguments)
+    request = Request.from_json(arguments, get_network(arguments["network"]).spec(Action.TRAIN))
     return training.run(request, settings_of(request.spec), reporter, ranks, Learner).model_dump(mode="json")
 
 

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, field_validator
 
 from ...datasets.mask_classes import ValueClass
 from ...schemas.specs import Spec, parameter, section
-from ..deployment_specs import Prune, TensorRT
+from ..deployment_specs import Prune, TensorRT, lower
 from .spec_parts import Augmentation, Evaluate, Inference, InputSize, MaskClass, Metric, Reading, checked_classes
 
 
@@ -170,13 +170,9 @@ class PruneSpec(Prune):
     )
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
 class EngineSpec(TensorRT):
     """The parameters stand at the top, as clients write them."""
 
-    backend: Annotated[Literal["auto", "tensorrt", "onnxruntime"], BeforeValidator(_lower)] = parameter(
+    backend: Annotated[Literal["auto", "tensorrt", "onnxruntime"], BeforeValidator(lower)] = parameter(
         "auto", description="auto: TensorRT where it and an NVIDIA GPU are there, else ONNX Runtime.", popular=True
     )

@@ -54,11 +54,11 @@ BAD_BODIES: list[tuple[str, str, Any]] = [
     ("POST", "{model}/job", {"actions": ["train", "prune", "kmeans"]}),
     ("POST", "{model}/job", {"actions": ["prune"]}),
     ("POST", "{dataset}/job", {"actions": ["train"]}),
-    ("POST", "{model}/specs/train", {"train": {"train_config": {"runner": {"max_epochs": 0}}}}),
-    ("POST", "{model}/specs/train", {"train_config": {"n_epochs": 80}}),
-    ("POST", "{model}/specs/train", {"train": {"__prefect_kind": "json"}}),
+    ("POST", "{model}/specs/train", {"train_config": {"n_epochs": 0}}),
+    ("POST", "{model}/specs/train", {"train": {"num_epochs": 80}}),
+    ("POST", "{model}/specs/train", {"train_config": {"__prefect_kind": "json"}}),
     ("POST", "{model}/specs/train", [1]),
-    ("PUT", "{model}/specs/train", {"train": 5}),
+    ("PUT", "{model}/specs/train", {"train_config": 5}),
 ]
 
 
@@ -91,26 +91,27 @@ def test_jobs_run_with_what_was_saved_for_their_action(ann: V4) -> None:
     owner = f"model/{ann.ready()}"
     (plain,) = ann.start(owner, "train")
     assert parameters(ann, plain)["spec"] == {}
-    spec = {"train": {"train_config": {"runner": {"max_epochs": 4}}}, "dataset": {"batch_size": 16}, "gpus": 1}
+    spec = {"train_config": {"n_epochs": 4}, "eval_config": {"batch_size": 16}, "gpus": 1, "verbose": True}
+    known = {name: value for name, value in spec.items() if name != "verbose"}
     ann.ok("POST", f"{owner}/specs/train", spec, 201)
     (trained,) = ann.start(owner, "train")
-    assert parameters(ann, trained)["spec"] == {"train": spec["train"], "dataset": spec["dataset"]}
+    assert parameters(ann, trained)["spec"] == known
     assert ann.ok("GET", f"{owner}/job/{trained}")["specs"] == spec
     # retrain, evaluate and inference go by the training's as far as it fits, until something is saved for them
     retrained, evaluated = ann.start(owner, "retrain", "evaluate", parent=trained)
-    assert parameters(ann, retrained)["spec"] == {"train": spec["train"], "dataset": spec["dataset"]}
-    assert parameters(ann, evaluated)["spec"] == {"dataset": {"batch_size": 16}}
-    ann.ok("POST", f"{owner}/specs/evaluate", {"dataset": {"batch_size": 8}}, 201)
+    assert parameters(ann, retrained)["spec"] == known
+    assert parameters(ann, evaluated)["spec"] == {"eval_config": {"batch_size": 16}}
+    ann.ok("POST", f"{owner}/specs/evaluate", {"eval_config": {"batch_size": 8}}, 201)
     (again,) = ann.start(owner, "evaluate", parent=trained)
-    assert parameters(ann, again)["spec"] == {"dataset": {"batch_size": 8}}
+    assert parameters(ann, again)["spec"] == {"eval_config": {"batch_size": 8}}
     # saving replaces, updating merges
-    ann.ok("PUT", f"{owner}/specs/train", {"train": {"train_config": {"runner": {"max_epochs": 5}}}})
+    ann.ok("PUT", f"{owner}/specs/train", {"train_config": {"n_epochs": 5}})
     merged = ann.ok("GET", f"{owner}/specs/train")
-    assert merged["train"]["train_config"]["runner"]["max_epochs"] == 5 and merged["dataset"] == {"batch_size": 16}
+    assert merged["train_config"]["n_epochs"] == 5 and merged["eval_config"] == {"batch_size": 16}
     ann.ok("POST", f"{owner}/specs/train", {"gpus": 2}, 201)
     assert ann.ok("GET", f"{owner}/specs/train") == {"gpus": 2}
     # a refused spec leaves the saved one as it was
-    ann.ok("PUT", f"{owner}/specs/train", {"train": {"train_config": {"runner": {"max_epochs": -1}}}}, 400)
+    ann.ok("PUT", f"{owner}/specs/train", {"train_config": {"n_epochs": -1}}, 400)
     assert ann.ok("GET", f"{owner}/specs/train") == {"gpus": 2}
 
 
@@ -119,7 +120,7 @@ def test_resume_takes_the_spec_that_is_saved_by_then(ann: V4) -> None:
     (job_id,) = ann.start(owner, "train")
     ann.ok("POST", f"{owner}/job/{job_id}/cancel")
     ann.wait(owner, job_id, "Error")
-    spec = {"train": {"train_config": {"runner": {"max_epochs": 9}}}}
+    spec = {"train_config": {"n_epochs": 9}}
     ann.ok("POST", f"{owner}/specs/train", spec, 201)
     assert ann.ok("POST", f"{owner}/job/{job_id}/resume") == {}
     assert ann.wait(owner, job_id, "Pending")["specs"] == spec
@@ -164,10 +165,10 @@ def test_words_of_release_4_0_are_understood_by_all_and_said_to_its_own_clients(
 
     new = V4.of(facade.member(org=ann.member.org, user="bob", release="5.2"))
     seen = new.ok("GET", f"model/{model_id}")
-    assert seen["network_arch"] == "classification_pyt" and "gen_trt_engine" in seen["actions"]
+    assert seen["network_arch"] == "classification_tf1" and "gen_trt_engine" in seen["actions"]
     assert seen["ptm"] == [] and old["ptm"] == ""
     assert new.ok("GET", f"model/{model_id}/job/{jobs[1]}")["action"] == "gen_trt_engine"
-    for word in ("classification", "classification_pyt"):
+    for word in ("classification", "classification_tf1"):
         assert [item["id"] for item in new.ok("GET", f"model?arch={word}")] == [model_id]
         assert new.ok("PATCH", f"model/{model_id}", {"network_arch": word, "ptm": []})["ptm"] == []
     ann.member.finish(trained)
@@ -271,7 +272,7 @@ def test_pretrained_models_are_listed_and_known_by_the_key_that_they_lack(
     save_file({"fc.bias": np.zeros(2, np.float32)}, weights)
     settings = ApiSettings(home=tmp_path / "yard", prefect_api_url=prefect_server.api_url, free_min_bytes=0)
     storage = ArtifactStorage(url=settings.storage_url)
-    base = add(storage, weights, network="classification_pyt", name="pretrained_classification", version="resnet18")
+    base = add(storage, weights, network="classification_tf1", name="pretrained_classification", version="resnet18")
     for facade in serve(settings, prefect_server):
         old = V4.of(facade.member(release="4.0"))
         model_id = old.model()

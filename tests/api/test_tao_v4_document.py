@@ -130,10 +130,10 @@ def test_every_endpoint_answers_as_the_document_prints_it(ann: V4) -> None:
     listed = call("2.1", query={"arch": NETWORK, "read_only": "false", "sort": "date-descending"})
     assert [item["id"] for item in listed] == [model["id"]]
     spec = call("2.7", **of_model)["default"]
-    spec["train"]["train_config"]["runner"]["max_epochs"] = 3
+    spec["train_config"]["n_epochs"] = 3
     assert call("2.10", spec, **of_model) == spec
-    assert call("2.9", {"gpus": 1}, **of_model) == {**spec, "gpus": 1}
-    assert call("2.8", **of_model) == {**spec, "gpus": 1}
+    assert call("2.9", {"gpus": 2}, **of_model) == {**spec, "gpus": 2}
+    assert call("2.8", **of_model) == {**spec, "gpus": 2}
     trained, evaluated = call("2.12", [{"job": converted, "actions": ["train", "evaluate"]}], **of_model)
     ann.facade.prefect.move(trained, "RUNNING")
     assert ann.wait(f"model/{model['id']}", trained, "Running")["parent_id"] == converted

@@ -15,7 +15,7 @@ from ...deps import ScopeDep, ServicesDep
 from ..tao_v5.query import Filter, Size, Skip, Sort, flag, list_out, matches, page
 from .answers import ModelOut
 from .schemas import ModelIn, NetworkArch
-from .translate import model_out, model_values, network_in
+from .translate import model_out, model_values
 
 router = APIRouter(prefix="/model", tags=["TAO 4 MODEL"])
 
@@ -38,8 +38,8 @@ async def list_models(
 ) -> JSONResponse:
     """Returns the list of Models, those pretrained among them: they have no encryption_key"""
     window = page(skip, size, sort)
-    filters = matches(_WORDS, {"name": name, "network": _network(arch)})
-    filters += matches(_WORDS, {"network": _network(network_arch)})
+    filters = matches(_WORDS, {"name": name, "network": arch})
+    filters += matches(_WORDS, {"network": network_arch})
     if (wanted := flag("read_only", read_only)) is not None:
         filters.append(wanted)
     views, total = await services.experiments.read_list_with_base(scope.org, filters, window)
@@ -57,7 +57,7 @@ async def create_model(scope: ScopeDep, services: ServicesDep, body: Body) -> JS
     view = await services.experiments.create(
         scope.org,
         scope.caller.user_id,
-        network_in(body.network_arch),
+        body.network_arch,
         values={"name": "My Model", **values},
         labels=labels,
         datasets=datasets,
@@ -80,9 +80,8 @@ async def read_model(model_id: UUID, scope: ScopeDep, services: ServicesDep) -> 
 async def update_model(model_id: UUID, scope: ScopeDep, services: ServicesDep, body: Body) -> JSONResponse:
     """Returns the updated Model"""
     values, labels, datasets = model_values(body)
-    network = network_in(body.network_arch) if body.network_arch is not None else None
     view = await services.experiments.update(
-        scope.org, model_id, values=values, labels=labels, datasets=datasets, network=network
+        scope.org, model_id, values=values, labels=labels, datasets=datasets, network=body.network_arch
     )
     return JSONResponse(model_out(view, scope))
 
@@ -91,10 +90,3 @@ async def update_model(model_id: UUID, scope: ScopeDep, services: ServicesDep, b
 async def delete_model(model_id: UUID, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Cancels all related running jobs and returns the deleted Model"""
     return JSONResponse(model_out(await services.experiments.delete(scope.org, model_id), scope))
-
-
-def _network(word: str | None) -> str | None:
-    if word is None:
-        return None
-    negation, word = ("!", word[1:]) if word.startswith("!") else ("", word)
-    return negation + network_in(word)

@@ -33,7 +33,7 @@ _STATUS = {
     JobState.FAILED: "Error",
 }
 #: Words of release 4.0 that have others since 5.0. Both are understood; which is answered depends on the key.
-_NETWORKS_40 = {"classification": "classification_pyt"}
+_NETWORKS_50 = {"classification": "classification_tf1"}
 _MODEL_ACTIONS_40 = {"convert": Action.GEN_TRT_ENGINE}
 
 #: Descriptive fields that are kept as they come.
@@ -45,12 +45,8 @@ def speaks_40(scope: Scope) -> bool:
     return scope.caller.release < (5, 0)
 
 
-def network_in(word: str) -> str:
-    return _NETWORKS_40.get(word, word)
-
-
 def network_out(network: str, scope: Scope) -> str:
-    return _old_word(_NETWORKS_40, network) if speaks_40(scope) else network
+    return network if speaks_40(scope) else _NETWORKS_50.get(network, network)
 
 
 def action_in(word: str, owner: Owner) -> str:

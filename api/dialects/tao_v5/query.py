@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import Query
 from fastapi.responses import JSONResponse
 
+from ....networks.registry import network_name
 from ....schemas.errors import InvalidInput
 from ...deps import Scope
 from ...services.paging import SIZE_MAX, Match, Page
@@ -37,7 +38,7 @@ def matches(allowed: dict[str, tuple[str, ...] | None], given: dict[str, str | N
         words = allowed[name]
         if words is not None and word not in words:
             raise InvalidInput(f"{name}: {word[:100]!r} is none of {', '.join(words)}.")
-        found.append(Match(name, word, negated))
+        found.append(Match(name, network_name(word) if name == "network" else word, negated))
     return found
 
 

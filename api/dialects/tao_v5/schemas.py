@@ -177,6 +177,10 @@ NetworkArch = Literal[
     "monai_automl",
     "monai_custom",
     "monai_genai",
+    # of the v4 document
+    "classification",
+    "classification_tf1",
+    "multitask_classification",
 ]
 CloudType = Literal["aws", "azure", "gcp", "huggingface", "self_hosted"]
 FileType = Literal["file", "folder"]

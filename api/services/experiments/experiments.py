@@ -12,7 +12,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ....blocks import ArtifactStorage, layout
-from ....networks.registry import Network
+from ....networks.registry import Network, network_name
 from ....schemas.base_experiments import BaseExperiment
 from ....schemas.errors import InvalidInput, NotFound
 from ....schemas.jobs import Datasets
@@ -168,7 +168,7 @@ class ExperimentService:
         await self._refuse_base(experiment_id)
         async with self._catalog.writing() as session:
             row = await read_experiment(session, org, experiment_id, lock=True)
-            if network is not None and network != row.network:
+            if network is not None and network_name(network) != row.network:
                 raise InvalidInput(
                     "network_arch: the network of an experiment cannot change.", hint="Create another experiment."
                 )
@@ -298,4 +298,9 @@ def _check_fit(dataset: Dataset, network: Network, role: str) -> None:
         raise InvalidInput(
             f"{role}: the data set {dataset.id} is raw and has no labels.",
             hint=f"Use one of the formats {', '.join(f for f in network.dataset_formats if f != 'raw')}.",
+        )
+    if dataset.format not in network.dataset_formats:
+        raise InvalidInput(
+            f"{role}: the data set {dataset.id} has the format {dataset.format}, which {network.name} does not read.",
+            hint=f"It reads {', '.join(network.dataset_formats)}.",
         )

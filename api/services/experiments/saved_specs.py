@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from ....schemas.actions import Action
 from ....schemas.errors import NotFound
+from ....schemas.specs import words
 from ...catalog import Catalog
 from ...catalog.models import utc_now
 from ...catalog.saved_specs import SavedSpec
@@ -77,7 +78,7 @@ class SavedSpecs:
             row = await session.get(SavedSpec, (_id_of(owner), Action.TRAIN))
         if row is None:
             return {}
-        known = spec_model(action, network).model_fields
+        known = words(spec_model(action, network))
         return {name: value for name, value in row.spec.items() if name in known or not isinstance(value, dict)}
 
 

@@ -114,9 +114,10 @@ def _mentions(value: object, key: str) -> bool:
 
 
 def wanted_gpus(parameters: Mapping[str, Any]) -> int:
-    """Return how many GPUs a job can use: `num_gpus` of the spec of a training, one for every other action."""
+    """Return how many GPUs a job can use: what the spec of a training says, one for every other action."""
     spec = parameters.get("spec") or {}
-    for name in ("train", "training_config"):
-        if isinstance(section := spec.get(name), Mapping):
-            return int(section.get("num_gpus", 1))
+    sections = [spec, *(spec.get(name) for name in ("train", "training_config"))]
+    for section in sections:
+        if isinstance(section, Mapping) and (wanted := section.get("gpus") or section.get("num_gpus")):
+            return int(wanted)
     return 1

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from ....networks.registry import network_name
 from ....schemas.actions import CONVERSIONS, Action
 from ....schemas.jobs import TAG, Datasets
 from ....schemas.states import JobState
@@ -79,7 +80,7 @@ async def _row_of(session: AsyncSession, run: FlowRun, is_sweep: bool) -> Job | 
         experiment = await session.get(Experiment, experiment_id) if experiment_id else None
         if experiment is None or experiment.org != org.name:
             return None
-        dataset_id, network = None, network or experiment.network
+        dataset_id, network = None, network_name(network or experiment.network)
         dataset_ids = [*chosen.train, *(i for i in (chosen.eval, chosen.inference, chosen.calibration) if i)]
     spec = run.parameters.get("command" if action is Action.RUN else "spec")
     # From the first moment: a run that is set for later must not look like one that somebody has asked for.

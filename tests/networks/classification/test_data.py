@@ -11,8 +11,8 @@ from prefect_trainyard.datasets.index import open_index
 from prefect_trainyard.networks.classification.data import (
     TrainingBatches,
     class_weights,
-    labels_for,
 )
+from prefect_trainyard.networks.classification.heads import labels_for
 from prefect_trainyard.networks.classification.model import Record
 from prefect_trainyard.networks.classification.spec import TrainDataset
 from prefect_trainyard.networks.images import Images, input_size
@@ -37,7 +37,7 @@ def batches(digits: Path, ranks: Ranks | None = None, size: int = 32, **options:
     facts = record(index.classes, size)
     spec = TrainDataset(**options)
     images = Images(index, facts.shape, spec.cache_mb)
-    return TrainingBatches(images, labels_for(index, index.classes, "training"), spec, facts, 5, ranks or Ranks())
+    return TrainingBatches(images, labels_for(index, facts, "training"), spec, facts, 5, ranks or Ranks())
 
 
 STRONG = {
@@ -105,16 +105,16 @@ def test_no_batch_is_too_small_for_batch_norm(digits: Path, batch_size: int, ste
 
 def test_labels_are_matched_by_name(digits: Path) -> None:
     index = open_index(digits / "few")
-    labels = labels_for(index, ["3", "x", "2", "1", "0"], "evaluation")
+    labels = labels_for(index, record(["3", "x", "2", "1", "0"]), "evaluation")
     names = {"0": 4, "1": 3, "2": 2, "3": 0}
     assert labels.tolist() == [names[index.classes[label]] for label in index.labels]
 
 
 def test_an_unknown_class_and_a_set_without_labels_are_refused(digits: Path) -> None:
     with pytest.raises(DatasetError, match="2, 3"):
-        labels_for(open_index(digits / "few"), ["0", "1"], "evaluation")
+        labels_for(open_index(digits / "few"), record(["0", "1"]), "evaluation")
     with pytest.raises(DatasetError, match="no labels"):
-        labels_for(open_index(digits / "raw"), ["0", "1"], "evaluation")
+        labels_for(open_index(digits / "raw"), record(["0", "1"]), "evaluation")
 
 
 def test_class_weights() -> None:

@@ -215,7 +215,7 @@ def test_bad_input_is_named(tmp_path: Path, digits: Path, train: Callable[..., O
     with pytest.raises(DatasetError, match="evaluation data set has classes"):
         train(tmp_path / "b", eval_data=digits / "test")
     unknown = options()
-    unknown["model"]["backbone"]["type"] = "resnet_18"
+    unknown["model"]["backbone"]["type"] = "resnet-18"
     with pytest.raises(SpecError, match=r"Similar names: .*resnet18"):
         train(tmp_path / "c", options=unknown)
     with pytest.raises(JobFailed, match="weights of its parent"):
@@ -268,6 +268,6 @@ def test_two_processes_train_one_model_and_resume(
     rest = train(tmp_path / "part", options=two)
     assert same(latest(tmp_path / "whole", whole), latest(tmp_path / "part", rest))
     # why: what a rank raises must reach the user as it is.
-    two["model"]["backbone"]["type"] = "resnet_18"
+    two["model"]["backbone"]["type"] = "resnet-18"
     with pytest.raises(SpecError, match="resnet18"):
         train(tmp_path / "bad", options=two)

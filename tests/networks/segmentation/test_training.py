@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from prefect_trainyard.datasets.index import open_index
-from prefect_trainyard.networks.classification.data import labels_for
+from prefect_trainyard.networks.classification.heads import labels_for
 from prefect_trainyard.networks.registry import get_network, load_implementation
 from prefect_trainyard.networks.segmentation.metrics import loss_of, score
 from prefect_trainyard.networks.segmentation.model import load_model
