@@ -154,13 +154,13 @@ class _Sweep:
         return result
 
     def _open(self, folder: JobFolder, scratch: Path, reporter: JobReporter) -> Search:
-        journal = folder.work / STUDY_FILE
-        storage = open_storage(journal, os.environ.get(STUDIES_VARIABLE))
+        url = os.environ.get(STUDIES_VARIABLE)
+        storage = open_storage(folder.work / STUDY_FILE, url)
         self._study = Study(storage, self._job.job_id, self._metrics, self._space.distributions)
         for source in map(str, self._settings.warm_start):
             path = f"{layout.job(self._job.org, source)}/{STUDY_FILE}"
             try:
-                earlier = read_trials(self._job.storage.local_copy(path, scratch / source))
+                earlier = read_trials(source, url or self._job.storage.local_copy(path, scratch / source))
             except NotFound as error:
                 raise NotFound(f"warm_start: the job {source} has no study.", hint="Name a sweep.") from error
             added = self._study.learn_from(source, earlier)

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution
-from prefect_trainyard.schemas.errors import InvalidInput
+from prefect_trainyard.schemas.errors import InvalidInput, NotFound
 from prefect_trainyard.schemas.sweeps import SweepSettings
 from prefect_trainyard.sweeps.conduct import conduct
 from prefect_trainyard.sweeps.search import Search
@@ -103,6 +103,16 @@ def test_a_line_that_was_being_written_is_cut_off(tmp_path: Path) -> None:
     assert len(search.trials) == 5 and journal.read_bytes().endswith(b"\n")
 
 
+def test_the_study_of_a_search_that_still_runs_is_read_and_left_alone(tmp_path: Path) -> None:
+    live(tmp_path, settings("random", max_trials=3), World())
+    journal = tmp_path / "study.journal"
+    content = journal.read_bytes() + b'{"op_code":4,"wor'
+    journal.write_bytes(content)
+    assert len(read_trials("sweep", journal)) == 3 and journal.read_bytes() == content
+    with pytest.raises(NotFound, match="no study other"):
+        read_trials("other", journal)
+
+
 def test_a_finished_search_goes_on_with_a_larger_budget(tmp_path: Path) -> None:
     first = live(tmp_path, settings("tpe", max_trials=4), World())
     more = live(tmp_path, settings("tpe", max_trials=7), World())
@@ -149,7 +159,7 @@ def test_it_ends_when_the_time_is_over_also_across_attempts(tmp_path: Path) -> N
 
 def test_a_warm_start_learns_and_is_no_trial_of_its_own(tmp_path: Path) -> None:
     live(tmp_path, settings("random", max_trials=8), World())
-    trials = read_trials(tmp_path / "study.journal")
+    trials = read_trials("sweep", tmp_path / "study.journal")
     journal = tmp_path / "second.journal"
     study = Study(open_storage(journal), "second", [ACCURACY], Plane.distributions)
     assert study.learn_from("first", trials) == 8 and study.learn_from("first", trials) == 0
@@ -186,7 +196,7 @@ def test_two_metrics(tmp_path: Path) -> None:
     while (trial := search.next()) is not None:
         value = accuracy(trial.params, 9)
         search.answered(trial, [value, 1 - value], results={}, best_epoch=9, seconds=1)
-    assert len(search.trials) == 10 and len(read_trials(tmp_path / "study.journal")[0].values) == 2
+    assert len(search.trials) == 10 and len(read_trials("sweep", tmp_path / "study.journal")[0].values) == 2
 
 
 @pytest.mark.parametrize(
