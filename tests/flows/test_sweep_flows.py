@@ -8,15 +8,20 @@ from uuid import uuid4
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
+from prefect.testing.utilities import prefect_test_harness
 from prefect_trainyard.blocks import ArtifactStorage, layout
+from prefect_trainyard.flows import job as job_flows
+from prefect_trainyard.flows import trial as trial_flows
 from prefect_trainyard.flows.sweep import _Sweep
 from prefect_trainyard.schemas.actions import Action
 from prefect_trainyard.schemas.errors import NotFound
 from prefect_trainyard.schemas.jobs import Datasets, ExperimentRecord, JobRequest
+from prefect_trainyard.schemas.results import JobResult
 from prefect_trainyard.schemas.sweeps import STUDIES_VARIABLE, SweepSettings
 from prefect_trainyard.sweeps.search import Search
 from prefect_trainyard.tasks.context import JobContext, JobFolder
 from prefect_trainyard.tasks.reporter import JobReporter
+from prefect_trainyard.tasks.tracking import RUN_FILE
 
 NETWORK = "classification_pyt"
 
@@ -60,3 +65,34 @@ def test_a_sweep_learns_from_an_earlier_one_wherever_its_study_is(
     nobody = uuid4()
     with pytest.raises(NotFound, match=f"warm_start: the job {nobody} has no study"):
         open_sweep(tmp_path, str(uuid4()), warm_start=[nobody])
+
+
+def test_only_a_part_of_a_training_needs_a_network_that_trains_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[int | None] = []
+
+    def train(*data: str, until_epoch: int | None, **asked: Any) -> JobResult:
+        parts.append(until_epoch)
+        return JobResult(action=Action.TRAIN, uri="", latest_epoch=until_epoch or 9)
+
+    monkeypatch.setenv("TRAINYARD_STORAGE_URL", f"file://{tmp_path}/storage")
+    monkeypatch.setattr(job_flows, "train_task", train)
+    monkeypatch.setattr(trial_flows, "suspend_flow_run", lambda **how: None)
+    storage = ArtifactStorage(url=f"file://{tmp_path}/storage")
+    record = ExperimentRecord(id=uuid4(), name="digits", network=NETWORK, datasets=Datasets(train=[uuid4()]))
+    storage.write_json(layout.experiment("acme", record.id), record.model_dump(mode="json"))
+    sweep_id = uuid4()
+    storage.write_json(f"{layout.job('acme', sweep_id)}/{RUN_FILE}", {"run_id": "none"})
+    with prefect_test_harness():
+        for until_epoch in (3, 9):
+            trial_flows.trial(
+                org="acme",
+                sweep_job_id=sweep_id,
+                number=0,
+                until_epoch=until_epoch,
+                max_epochs=9,
+                experiment_id=record.id,
+                network=NETWORK,
+            )
+    assert parts == [3, None]
