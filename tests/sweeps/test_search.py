@@ -151,6 +151,15 @@ def test_it_ends_when_the_money_is_spent(tmp_path: Path) -> None:
     assert len(search.trials) == 5 and "cost" in str(search.why_ended())
 
 
+def test_trials_that_end_with_the_search_say_why(tmp_path: Path) -> None:
+    # An epoch costs 1: the 9 trials of the first rung, then 2 epochs more of the best of them.
+    search = live(tmp_path, settings("hyperband", max_cost=10, cost_per_hour=3600), World())
+    assert Counter((trial.status, trial.message) for trial in search.trials) == {
+        ("pruned", "Others were better after 1 epochs."): 6,
+        ("pruned", "The trials cost 11 of 10."): 3,
+    }
+
+
 def test_it_ends_when_the_time_is_over_also_across_attempts(tmp_path: Path) -> None:
     live(tmp_path, settings("random", max_trials=2), World())
     search = live(tmp_path, settings("random", max_trials=50, max_seconds=1e-9), World())
