@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -164,6 +166,18 @@ def test_it_ends_when_the_time_is_over_also_across_attempts(tmp_path: Path) -> N
     live(tmp_path, settings("random", max_trials=2), World())
     search = live(tmp_path, settings("random", max_trials=50, max_seconds=1e-9), World())
     assert len(search.trials) == 2 and "time" in str(search.why_ended())
+
+
+def test_the_time_of_an_attempt_that_was_killed_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = itertools.count(step=3600.0)
+    monkeypatch.setattr("prefect_trainyard.sweeps.search.time", SimpleNamespace(monotonic=lambda: next(hours)))
+    world = World()
+    world.kill_at = 21  # in the middle of the fourth of five trials
+    with pytest.raises(Killed):
+        live(tmp_path, settings("random", max_trials=5), world)
+    assert len(world.epochs) == 4
+    search = live(tmp_path, settings("random", max_trials=5, max_seconds=3 * 3600), world)
+    assert [trial.status for trial in search.trials] == ["success"] * 4
 
 
 def test_a_warm_start_learns_and_is_no_trial_of_its_own(tmp_path: Path) -> None:
