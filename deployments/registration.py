@@ -29,7 +29,7 @@ from ..schemas.attempts import Priority
 from ..schemas.bundles import BUNDLE
 from ..schemas.jobs import COMMAND, COMMAND_POOL_VARIABLE, TAG, WORK_POOL, command_pool_name
 from ..schemas.specs import Spec
-from ..schemas.sweeps import SweepSettings
+from ..schemas.sweeps import SWEEP_VARIABLES, SweepSettings
 from .warm_worker import TrainyardWorker, wait_for_prefect
 
 #: What the form says under each field. The spec has descriptions of its own.
@@ -55,10 +55,6 @@ _ARGUMENTS = """
     until_epoch: Epoch after which the sweep decides whether the trial goes on.
     max_epochs: Epoch after which the trial has ended.
 """
-
-#: A sweep waits for its trials and needs no slot; whatever kills its process, it goes on.
-SWEEP_VARIABLES = {"cpus": 0, "gpus": 0, "max_attempts": 100}
-
 
 #: Without a step, other workers take the folder they are in for the code of the flow, and copy it; `/` in a container.
 _NOTHING_TO_PULL = [{"prefect.deployments.steps.set_working_directory": {"directory": "/"}}]

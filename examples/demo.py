@@ -16,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -245,8 +246,9 @@ def trainyard(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(walk: Callable[[Demo, Path], int], about: str | None) -> int:
+    """Let `walk` talk to a yard; return the exit code. `about` is what `--help` says."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--api", help="address of a yard that is up, for example http://127.0.0.1:8470")
     parser.add_argument("--key", help="API key for it")
     arguments = parser.parse_args()
@@ -254,16 +256,15 @@ def main() -> int:
         data = Path(scratch) / "digits"
         write_digits(data)
         if arguments.api:
-            return run(arguments.api, arguments.key, data)
+            return run(walk, arguments.api, arguments.key, data)
         home = f"{scratch}/home"
         start = time.monotonic()
         try:
             console.print(trainyard("up", "--home", home, "--port", "0", "--detach"))
             console.print(f"The yard was up after {time.monotonic() - start:.1f} s.")
             status = json.loads(trainyard("status", "--home", home, "--json"))
-            code = run(
-                status["api_url"], trainyard("keys", "create", "--home", home, "--org", ORG, "--user", "demo"), data
-            )
+            key = trainyard("keys", "create", "--home", home, "--org", ORG, "--user", "demo")
+            code = run(walk, status["api_url"], key, data)
             console.print(
                 f"Used: Prefect UI {status['prefect_url']}  MLflow {status['mlflow_url']}  API {status['api_url']}/docs"
             )
@@ -272,7 +273,7 @@ def main() -> int:
             console.print(trainyard("down", "--home", home))
 
 
-def run(api: str, key: str, data: Path) -> int:
+def run(walk: Callable[[Demo, Path], int], api: str, key: str, data: Path) -> int:
     with httpx.Client(timeout=600) as anonymous:
         login = anonymous.post(f"{api}/api/v1/login", json={"ngc_api_key": key})
         login.raise_for_status()
@@ -282,4 +283,4 @@ def run(api: str, key: str, data: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(walk, __doc__))

@@ -7,18 +7,12 @@ Exit code 0 only if the sweep's model is better on the evaluation data, where th
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 sys.path.insert(0, str(Path(__file__).parent))
-from demo import ACCURACY, NETWORK, ORG, Demo, console, trainyard
-from digits import write_digits
+from demo import ACCURACY, NETWORK, Demo, console, main
 
 TRIALS = 12
 
@@ -65,33 +59,5 @@ def compare(demo: Demo, data: Path) -> int:
     return demo.finish()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--api", help="address of a yard that is up, for example http://127.0.0.1:8470")
-    parser.add_argument("--key", help="API key for it")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="trainyard-sweep-") as scratch:
-        data = Path(scratch) / "digits"
-        write_digits(data)
-        if arguments.api:
-            return run(arguments.api, arguments.key, data)
-        home = f"{scratch}/home"
-        try:
-            console.print(trainyard("up", "--home", home, "--port", "0", "--detach"))
-            status = json.loads(trainyard("status", "--home", home, "--json"))
-            key = trainyard("keys", "create", "--home", home, "--org", ORG, "--user", "demo")
-            return run(status["api_url"], key, data)
-        finally:
-            console.print(trainyard("down", "--home", home))
-
-
-def run(api: str, key: str, data: Path) -> int:
-    login = httpx.post(f"{api}/api/v1/login", json={"ngc_api_key": key}, timeout=60)
-    login.raise_for_status()
-    headers = {"Authorization": f"Bearer {login.json()['token']}"}
-    with httpx.Client(base_url=f"{api}/api/v1/orgs/{ORG}/", headers=headers, timeout=600) as http:
-        return compare(Demo(http), data)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(compare, __doc__))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,15 @@ from prefect.context import FlowRunContext
 from ..blocks import layout, load_storage
 from ..networks.registry import Network, get_network, load_implementation
 from ..schemas.actions import Action
-from ..schemas.errors import ActionNotAllowed, InvalidInput, JobFailed, NotFound
+from ..schemas.errors import ActionNotAllowed, JobFailed, NotFound
 from ..schemas.jobs import TAG, Datasets, ExperimentRecord, JobRequest, Org
 from ..schemas.results import Artifact, ArtifactKind, JobResult
 from ..schemas.specs import parse_spec
 from ..schemas.states import PAUSING
-from ..schemas.sweeps import KPI, STUDIES_VARIABLE, STUDY_FILE, SweepSettings
+from ..schemas.sweeps import STUDIES_VARIABLE, STUDY_FILE, SWEEP_FLOW, SweepSettings
 from ..sweeps.conduct import conduct
 from ..sweeps.search import Search
-from ..sweeps.space import Space, build_space
+from ..sweeps.space import Space, build_space, set_value, value_at
 from ..sweeps.study import Study, open_storage, read_trials
 from ..sweeps.trials import Metric, Trial
 from ..tasks.artifacts import publish_artifacts
@@ -49,7 +48,7 @@ from .trial_runs import TrialRuns
 _OF_TRIALS = frozenset({"gpus_up_to", "gpu_type", "memory_mb", "disk_mb"})
 
 
-@flow(name="sweep", flow_run_name=run_name, log_prints=True, persist_result=False)
+@flow(name=SWEEP_FLOW, flow_run_name=run_name, log_prints=True, persist_result=False)
 def sweep(
     org: Org,
     experiment_id: UUID,
@@ -113,7 +112,7 @@ class _Sweep:
         self._spec = parse_spec(model, dict(request.spec)).model_dump(mode="json")
         reserved = {self._network.epochs_parameter, self._network.metric_parameter or ""}
         self._space: Space = build_space(model, self._spec, settings, reserved=reserved)
-        self._metrics = find_metrics(self._network, settings)
+        self._metrics = [Metric(*metric) for metric in self._network.find_metrics(settings.metrics).items()]
         if (request.datasets or record.datasets).eval is None:
             raise ActionNotAllowed(
                 "A sweep compares its trials on evaluation data, and the experiment has none.",
@@ -154,18 +153,18 @@ class _Sweep:
         return result
 
     def _open(self, folder: JobFolder, scratch: Path, reporter: JobReporter) -> Search:
-        journal = folder.work / STUDY_FILE
-        storage = open_storage(journal, os.environ.get(STUDIES_VARIABLE))
+        url = os.environ.get(STUDIES_VARIABLE)
+        storage = open_storage(folder.work / STUDY_FILE, url)
         self._study = Study(storage, self._job.job_id, self._metrics, self._space.distributions)
         for source in map(str, self._settings.warm_start):
             path = f"{layout.job(self._job.org, source)}/{STUDY_FILE}"
             try:
-                earlier = read_trials(self._job.storage.local_copy(path, scratch / source))
+                earlier = read_trials(source, url or self._job.storage.local_copy(path, scratch / source))
             except NotFound as error:
                 raise NotFound(f"warm_start: the job {source} has no study.", hint="Name a sweep.") from error
             added = self._study.learn_from(source, earlier)
             reporter.log(f"Learned from {added} trials of the sweep {source}.")
-        epochs = int(_get(self._spec, self._network.epochs_parameter))
+        epochs = int(value_at(self._spec, self._network.epochs_parameter))
         search = Search(self._study, self._space, self._settings, self._metrics, epochs)
         varied = ", ".join(self._space.distributions)
         before = f" {len(search.trials)} trials are there already." if search.trials else ""
@@ -235,9 +234,9 @@ class _Sweep:
     def _spec_of(self, trial: Trial) -> dict[str, Any]:
         """Return the spec that a trial trains."""
         spec = self._space.apply(trial.params)
-        _set(spec, self._network.epochs_parameter, trial.horizon)
+        set_value(spec, self._network.epochs_parameter, trial.horizon)
         if self._network.metric_parameter is not None:
-            _set(spec, self._network.metric_parameter, self._metrics[0].name)
+            set_value(spec, self._network.metric_parameter, self._metrics[0].name)
         return spec
 
     def _path(self, trial: Trial) -> str:
@@ -295,36 +294,3 @@ class _Sweep:
         log_model(run, result, folder.work, load_implementation(self._network))
         run.finish(result)
         return result
-
-
-def find_metrics(network: Network, settings: SweepSettings) -> list[Metric]:
-    """Return what a sweep optimises.
-
-    Raises:
-        InvalidInput: the network does not measure it while it trains.
-    """
-    found = []
-    for name in settings.metrics or [KPI]:
-        known = network.key_metric if name == KPI else name
-        if known not in network.training_metrics:
-            raise InvalidInput(
-                f"metric: {network.name} does not measure {name!r} while it trains.",
-                hint=f"It measures {', '.join(network.training_metrics)}.",
-            )
-        found.append(Metric(known, network.training_metrics[known]))
-    return found
-
-
-def _get(spec: Mapping[str, Any], path: str) -> Any:
-    found: Any = spec
-    for part in path.split("."):
-        found = found[part]
-    return found
-
-
-def _set(spec: dict[str, Any], path: str, value: object) -> None:
-    *parents, last = path.split(".")
-    inner: Any = spec
-    for part in parents:
-        inner = inner[part]
-    inner[last] = value

@@ -67,7 +67,9 @@ def trial(
         REDACTION.add(given_secrets(variables))
         os.environ.update(variables)
         with running_as(job):
-            result = call_task(request, read_experiment(storage, request), storage, until_epoch)
+            # why: the rest of a training is no part; networks that cannot train in parts can do it.
+            part = until_epoch if until_epoch < max_epochs else None
+            result = call_task(request, read_experiment(storage, request), storage, part)
         ended = (result.latest_epoch or 0) < until_epoch  # its own early stopping
         if until_epoch < max_epochs and not ended:
             get_run_logger().info("Epoch %d is reached. The sweep decides whether it goes on.", until_epoch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -12,6 +12,7 @@ from typing import Any
 from ..schemas.actions import Action
 from ..schemas.errors import InvalidInput
 from ..schemas.specs import Spec, leaves
+from ..schemas.sweeps import KPI
 
 #: Other distributions add networks by entry points of this group, each a `Network`.
 ENTRY_POINT_GROUP = "prefect_trainyard.networks"
@@ -64,6 +65,23 @@ class Network:
                 f"The network {self.name} has no action '{action}'.",
                 hint=f"Its actions are {', '.join(self.specs)}.",
             ) from None
+
+    def find_metrics(self, names: Sequence[str]) -> dict[str, bool]:
+        """Return what a sweep optimises, as in `training_metrics`; `kpi` and no names stand for the key metric.
+
+        Raises:
+            InvalidInput: training does not measure one.
+        """
+        found = {}
+        for name in names or [KPI]:
+            known = self.key_metric if name in ("", KPI) else name
+            if known not in self.training_metrics:
+                raise InvalidInput(
+                    f"{self.name} does not measure {name!r} while it trains.",
+                    hint=f"It measures {', '.join(self.training_metrics)}; {KPI} stands for {self.key_metric}.",
+                )
+            found[known] = self.training_metrics[known]
+        return found
 
 
 _networks: dict[str, Network] = {}

@@ -16,6 +16,12 @@ BY_RUNGS: frozenset[str] = frozenset({"hyperband", "asha"})
 #: Metric that stands for the network's own.
 KPI = "kpi"
 
+#: Name of the flow of a train job that is a sweep; all other jobs have a flow of the name of their action.
+SWEEP_FLOW = "sweep"
+
+#: Its job variables: it waits for its trials and needs no slot, and goes on however many workers it loses.
+SWEEP_VARIABLES = {"cpus": 0, "gpus": 0, "max_attempts": 100}
+
 #: Tag of the flow run of a trial: the job id of its sweep.
 SWEEP_TAG = "trainyard.sweep"
 

@@ -78,7 +78,7 @@ def conduct(
         tell()
         if not search.active:
             break
-        ready = runner.waiting
+        ready, has_news = runner.waiting, False
         for report in runner.wait(WAIT_S):
             if ready > 0:
                 ready -= 1
@@ -86,6 +86,9 @@ def conduct(
             else:
                 free_at.append(time.monotonic())
             _take(search, report)
+            has_news = True
+        if has_news:
+            search.remember_time()  # here too: nobody does it for a process that is killed
     search.remember_time()
     return delays
 

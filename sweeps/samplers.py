@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from ..schemas.errors import InvalidInput
 from ..schemas.sweeps import Algorithm, SweepSettings
+from .parameters import GRID_POINTS
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -28,10 +29,6 @@ _STARTUP_MAX = 10
 
 #: Individuals of a generation of NSGA-II.
 _POPULATION_MIN, _POPULATION_MAX = 4, 50
-
-
-#: Points in a grid of a number that has no steps, ends included.
-GRID_POINTS = 5
 
 
 def check_algorithm(settings: SweepSettings, space: Mapping[str, BaseDistribution]) -> None:

@@ -172,11 +172,14 @@ class Search:
     def losers(self) -> list[Trial]:
         """End the trials that will not go on, and return them."""
         lost = self._scheduler.losers(self.trials)
-        if self.why_ended() is not None and not self.active:
-            lost = [trial for trial in self.trials if trial.status == "paused"]
         for trial in lost:
-            trial.status = "pruned"
-            trial.message = f"Others were better after {trial.done} epochs."
+            trial.status, trial.message = "pruned", f"Others were better after {trial.done} epochs."
+        if not self.active and (why := self.why_ended()) is not None:
+            for trial in self.trials:
+                if trial.status == "paused":
+                    trial.status, trial.message = "pruned", why
+                    lost.append(trial)
+        for trial in lost:
             self._study.save(trial)
         return lost
 

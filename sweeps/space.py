@@ -73,13 +73,7 @@ class Space:
         """Return the user's spec with the effective values of a point; the spec itself stays as it is."""
         spec: dict[str, Any] = copy.deepcopy(dict(self.spec))
         for path, value in self.effective(params).items():
-            *sections, name = path.split(".")
-            level = spec
-            for section in sections:
-                if not isinstance(level.get(section), dict):
-                    level[section] = {}
-                level = level[section]
-            level[name] = value
+            set_value(spec, path, value)
         return spec
 
     def grid(self) -> dict[str, list[Value]]:
@@ -124,7 +118,7 @@ def build_space(
     schema = spec_schema(model)
     offers = {offer.path: offer for offer in read_offers(schema)}
     dump = parse_spec(model, dict(spec)).model_dump(mode="json")
-    values = {path: _value_at(dump, path) for path in offers}
+    values = {path: value_at(dump, path) for path in offers}
     found: dict[str, Parameter] = {}
     asked = {*settings.add, *settings.ranges}
     for path in _chosen(offers, schema["automl_default_parameters"], settings, reserved):
@@ -245,9 +239,19 @@ def _check_ends(model: type[Spec], space: Space) -> None:
                 ) from error
 
 
-def _value_at(dump: Mapping[str, Any], path: str) -> object:
-    """Return a value of a spec; None also when its section is not there."""
+def value_at(dump: Mapping[str, Any], path: str) -> Any:
+    """Return a value of a spec by its dotted name; None also when its section is not there."""
     value: Any = dump
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
     return value
+
+
+def set_value(spec: dict[str, Any], path: str, value: object) -> None:
+    """Set a value of a spec by its dotted name, making the sections that are not there."""
+    *sections, name = path.split(".")
+    for section in sections:
+        if not isinstance(spec.get(section), dict):
+            spec[section] = {}
+        spec = spec[section]
+    spec[name] = value

@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from ..schemas.errors import NotFound
 from .trials import Metric, Trial
 
 #: Attributes of an Optuna trial: its row, and the sweep that it was taken over from.
@@ -40,6 +41,10 @@ def open_storage(journal: Path, url: str | None = None) -> optuna.storages.BaseS
     if url is not None:
         return optuna.storages.get_storage(url)
     _cut_half_written(journal)
+    return _journal_storage(journal)
+
+
+def _journal_storage(journal: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(journal), lock_obj=_Alone()))
 
 
@@ -153,11 +158,19 @@ class Study:
         return added
 
 
-def read_trials(journal: Path) -> list[FrozenTrial]:
-    """Return the trials of the only study in a journal."""
-    storage = open_storage(journal)
-    (summary,) = optuna.get_all_study_summaries(storage)
-    return optuna.load_study(study_name=summary.study_name, storage=storage).get_trials(deepcopy=False)
+def read_trials(name: str, source: Path | str) -> list[FrozenTrial]:
+    """Return the trials of a study in a journal or in the database of a URL.
+
+    Nothing is written: the search may still be running.
+
+    Raises:
+        NotFound: it is not there.
+    """
+    storage = optuna.storages.get_storage(source) if isinstance(source, str) else _journal_storage(source)
+    try:
+        return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+    except KeyError as error:  # Optuna's word for it
+        raise NotFound(f"There is no study {name}.") from error
 
 
 def _holds(kind: BaseDistribution, value: Any) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution
-from prefect_trainyard.schemas.errors import InvalidInput
+from prefect_trainyard.schemas.errors import InvalidInput, NotFound
 from prefect_trainyard.schemas.sweeps import SweepSettings
 from prefect_trainyard.sweeps.conduct import conduct
 from prefect_trainyard.sweeps.search import Search
@@ -103,6 +105,16 @@ def test_a_line_that_was_being_written_is_cut_off(tmp_path: Path) -> None:
     assert len(search.trials) == 5 and journal.read_bytes().endswith(b"\n")
 
 
+def test_the_study_of_a_search_that_still_runs_is_read_and_left_alone(tmp_path: Path) -> None:
+    live(tmp_path, settings("random", max_trials=3), World())
+    journal = tmp_path / "study.journal"
+    content = journal.read_bytes() + b'{"op_code":4,"wor'
+    journal.write_bytes(content)
+    assert len(read_trials("sweep", journal)) == 3 and journal.read_bytes() == content
+    with pytest.raises(NotFound, match="no study other"):
+        read_trials("other", journal)
+
+
 def test_a_finished_search_goes_on_with_a_larger_budget(tmp_path: Path) -> None:
     first = live(tmp_path, settings("tpe", max_trials=4), World())
     more = live(tmp_path, settings("tpe", max_trials=7), World())
@@ -141,15 +153,36 @@ def test_it_ends_when_the_money_is_spent(tmp_path: Path) -> None:
     assert len(search.trials) == 5 and "cost" in str(search.why_ended())
 
 
+def test_trials_that_end_with_the_search_say_why(tmp_path: Path) -> None:
+    # An epoch costs 1: the 9 trials of the first rung, then 2 epochs more of the best of them.
+    search = live(tmp_path, settings("hyperband", max_cost=10, cost_per_hour=3600), World())
+    assert Counter((trial.status, trial.message) for trial in search.trials) == {
+        ("pruned", "Others were better after 1 epochs."): 6,
+        ("pruned", "The trials cost 11 of 10."): 3,
+    }
+
+
 def test_it_ends_when_the_time_is_over_also_across_attempts(tmp_path: Path) -> None:
     live(tmp_path, settings("random", max_trials=2), World())
     search = live(tmp_path, settings("random", max_trials=50, max_seconds=1e-9), World())
     assert len(search.trials) == 2 and "time" in str(search.why_ended())
 
 
+def test_the_time_of_an_attempt_that_was_killed_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = itertools.count(step=3600.0)
+    monkeypatch.setattr("prefect_trainyard.sweeps.search.time", SimpleNamespace(monotonic=lambda: next(hours)))
+    world = World()
+    world.kill_at = 21  # in the middle of the fourth of five trials
+    with pytest.raises(Killed):
+        live(tmp_path, settings("random", max_trials=5), world)
+    assert len(world.epochs) == 4
+    search = live(tmp_path, settings("random", max_trials=5, max_seconds=3 * 3600), world)
+    assert [trial.status for trial in search.trials] == ["success"] * 4
+
+
 def test_a_warm_start_learns_and_is_no_trial_of_its_own(tmp_path: Path) -> None:
     live(tmp_path, settings("random", max_trials=8), World())
-    trials = read_trials(tmp_path / "study.journal")
+    trials = read_trials("sweep", tmp_path / "study.journal")
     journal = tmp_path / "second.journal"
     study = Study(open_storage(journal), "second", [ACCURACY], Plane.distributions)
     assert study.learn_from("first", trials) == 8 and study.learn_from("first", trials) == 0
@@ -186,7 +219,7 @@ def test_two_metrics(tmp_path: Path) -> None:
     while (trial := search.next()) is not None:
         value = accuracy(trial.params, 9)
         search.answered(trial, [value, 1 - value], results={}, best_epoch=9, seconds=1)
-    assert len(search.trials) == 10 and len(read_trials(tmp_path / "study.journal")[0].values) == 2
+    assert len(search.trials) == 10 and len(read_trials("sweep", tmp_path / "study.journal")[0].values) == 2
 
 
 @pytest.mark.parametrize(

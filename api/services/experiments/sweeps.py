@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ....networks.registry import Network
 from ....schemas.actions import Action
 from ....schemas.errors import InvalidInput
-from ....schemas.sweeps import BY_RUNGS, KPI, SweepSettings
+from ....schemas.sweeps import BY_RUNGS, SweepSettings
 
 ENABLED = "automl_enabled"
 
@@ -114,7 +114,7 @@ def differences(network: Network, before: SweepSettings, now: SweepSettings) -> 
     """Return what makes another search of settings, as a client knows it; nothing when the search can go on by them."""
     old, new = before.model_dump(), now.model_dump()
     for settings in (old, new):  # who starts a search by hand may leave the metric to the network
-        settings["metrics"] = _resolved(network, settings["metrics"] or [KPI])
+        settings["metrics"] = list(network.find_metrics(settings["metrics"]))
     return [WORDS[name] for name in old if name not in _MAY_CHANGE and old[name] != new[name]]
 
 
@@ -137,19 +137,12 @@ def _limits(settings: SweepSettings) -> list[str]:
 
 def _read_metrics(network: Network, sweep: Mapping[str, Any], metric: str) -> list[str]:
     several = sweep.get(WORDS["metrics"])
-    names = _resolved(network, several or [metric])
-    for name in names:
-        if name not in network.training_metrics:
-            raise InvalidInput(
-                f"{_at(WORDS['metrics']) if several else 'metric'}: {network.name} does not measure {name!r} while "
-                "it trains.",
-                hint=f"It measures {', '.join(network.training_metrics)}; {KPI} stands for {network.key_metric}.",
-            )
-    return names
-
-
-def _resolved(network: Network, metrics: list[str]) -> list[str]:
-    return list(dict.fromkeys(network.key_metric if name in ("", KPI) else name for name in metrics))
+    try:
+        return list(network.find_metrics(several or [metric]))
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"{_at(WORDS['metrics']) if several else 'metric'}: {error.message}", hint=error.hint
+        ) from error
 
 
 def _read_names(sweep: Mapping[str, Any], word: str) -> list[str]:

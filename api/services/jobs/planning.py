@@ -16,7 +16,7 @@ from ....schemas.attempts import Priority
 from ....schemas.errors import ActionNotAllowed, InvalidInput, NotFound
 from ....schemas.jobs import TAG, Datasets
 from ....schemas.states import JobState
-from ....schemas.sweeps import SweepSettings
+from ....schemas.sweeps import SWEEP_FLOW, SWEEP_VARIABLES, SweepSettings
 from ...catalog import Catalog
 from ...catalog.models import Dataset, Experiment, Job
 from ..access import read_dataset, read_experiment, read_job
@@ -25,7 +25,6 @@ from ..data.manifests import read_manifest, require_trainable
 from ..experiments.records import read_datasets
 from ..experiments.specs import checked_spec, spec_model, wanted_gpus
 from ..experiments.sweeps import is_enabled
-from .runs import SWEEP_FLOW
 from .sweeps import SweepService
 
 #: Which data sets an action cannot do without, by the field of the experiment that names them.
@@ -36,8 +35,6 @@ _NEEDED = {
     Action.INFERENCE: "inference",
 }
 _FIELDS = {"train": "train_datasets", "eval": "eval_dataset", "inference": "inference_dataset"}
-#: A sweep may lose so many workers: it only waits for its trials, and nothing that they do ends it.
-_SWEEP_ATTEMPTS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +100,8 @@ class Plan:
     def job_variables(self) -> dict[str, Any]:
         found = {"gpus": self.asked.num_gpu} if self.asked.num_gpu else {"gpus_up_to": wanted_gpus(self.parameters)}
         if self.sweep is not None:
-            # It takes no slot. `gpus_up_to`, which `gpus` overrules, says what its trials want.
-            trial_gpus = self.asked.num_gpu or wanted_gpus(self.parameters)
-            found = {"cpus": 0, "gpus": 0, "gpus_up_to": trial_gpus, "max_attempts": _SWEEP_ATTEMPTS}
+            # `gpus_up_to`, which `gpus` overrules, says what its trials want.
+            found = {**SWEEP_VARIABLES, "gpus_up_to": self.asked.num_gpu or wanted_gpus(self.parameters)}
         if self.asked.limits.max_attempts is not None:
             found["max_attempts"] = self.asked.limits.max_attempts
         return found

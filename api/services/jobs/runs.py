@@ -19,7 +19,7 @@ from ....schemas.attempts import OWNER_LABEL, Priority
 from ....schemas.errors import Conflict, NotFound, Unavailable, YardError
 from ....schemas.jobs import TAG
 from ....schemas.states import HELD_STATES, JobState, job_state
-from ....schemas.sweeps import SWEEP_TAG
+from ....schemas.sweeps import SWEEP_FLOW, SWEEP_TAG
 from ..accounts.idempotency import new_id
 from .holds import Held
 
@@ -29,8 +29,6 @@ FAR_FUTURE = "2999-12-31T00:00:00+00:00"
 PAGE = 200
 #: Most runs that Prefect moves in one request.
 BULK = 50
-#: Name of the flow of a train job that is a sweep; all other jobs have a flow of the name of their action.
-SWEEP_FLOW = "sweep"
 #: More writers at once only make SQLite stall (see docs of the database in use).
 _WRITERS = 4
 _GIVE_UP_AFTER_S = 15.0
