@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -91,6 +92,18 @@ def image_size(content: bytes, name: str) -> tuple[int, int]:
     with _named(name):
         image = _decode(content, name)
         # why: orientations 5 to 8 turn the image by a quarter.
+        return (image.height, image.width) if _orientation(image) in {5, 6, 7, 8} else image.size
+
+
+def header_size(file: Path, name: str) -> tuple[int, int]:
+    """Return width and height as `image_size` does, from the first bytes of a file: its pixels are not decoded.
+
+    Raises:
+        DatasetError: the file is no image or has too many pixels; the message starts with `name`.
+    """
+    with _named(name), Image.open(file, formats=_DECODERS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise _too_many_pixels(name)
         return (image.height, image.width) if _orientation(image) in {5, 6, 7, 8} else image.size
 
 
