@@ -36,7 +36,7 @@ INDEX_VERSION = 1
 
 INFO_FILE, ROWS_FILE, IMAGES_FILE = "dataset.json", "index.parquet", "images.bin"
 
-_SCHEMA = pa.schema(
+ROW_SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("label", pa.int32(), nullable=False),
@@ -101,14 +101,14 @@ def build_index(raw_root: Path, format: str, destination: Path, reporter: Report
         destination.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
         try:
-            rows = _write_images(raw_root, found.images, partial / IMAGES_FILE, reporter)
+            rows = write_images(raw_root, found.images, partial / IMAGES_FILE, reporter)
             others = sorted(set(read_folder(raw_root).files) - {image.path for image in found.images})
             hashed = [
                 *(RawFile(path=row.path, size_bytes=row.length, sha256=row.sha256) for row in rows),
                 *(hash_file(raw_root, path) for path in others),
             ]
             columns = dict(zip(_Row._fields, map(list, zip(*rows, strict=True)), strict=True))
-            pq.write_table(pa.table(columns, schema=_SCHEMA), partial / ROWS_FILE, compression="zstd")
+            pq.write_table(pa.table(columns, schema=ROW_SCHEMA), partial / ROWS_FILE, compression="zstd")
             info = IndexInfo(
                 classes=list(found.classes),
                 class_counts=found.class_counts(),
@@ -133,7 +133,9 @@ def build_index(raw_root: Path, format: str, destination: Path, reporter: Report
     return info
 
 
-def _write_images(raw_root: Path, images: tuple[LabelledImage, ...], file: Path, reporter: Reporter) -> list[_Row]:
+def write_images(raw_root: Path, images: tuple[LabelledImage, ...], file: Path, reporter: Reporter) -> list[_Row]:
+    """Write the images back to back as `file` and return a row for each."""
+
     def encode(image: LabelledImage) -> _Encoded:
         content = read_image(raw_root, image.path)
         width, height = image_size(content, str(image.path))
@@ -216,12 +218,15 @@ class ImageIndex:
         ends = np.cumsum(self._lengths)
         size_bytes = (self.folder / IMAGES_FILE).stat().st_size
         if size_bytes != self.info.size_bytes or int(ends[-1]) != size_bytes:
-            raise _damaged(self.folder, f"{IMAGES_FILE} has {size_bytes} bytes, not {self.info.size_bytes}")
+            raise damaged(self.folder, f"{IMAGES_FILE} has {size_bytes} bytes, not {self.info.size_bytes}")
         if (self._lengths <= 0).any() or (self._offsets != ends - self._lengths).any():
-            raise _damaged(self.folder, f"{ROWS_FILE} and {IMAGES_FILE} do not belong together")
+            raise damaged(self.folder, f"{ROWS_FILE} and {IMAGES_FILE} do not belong together")
+        self._check_labels()
+
+    def _check_labels(self) -> None:
         lowest, highest = (0, len(self.classes) - 1) if self.classes else (-1, -1)
         if self.labels.min() < lowest or self.labels.max() > highest:
-            raise _damaged(self.folder, f"{ROWS_FILE} has labels without a class")
+            raise damaged(self.folder, f"{ROWS_FILE} has labels without a class")
 
 
 def open_index(folder: Path) -> ImageIndex:
@@ -239,7 +244,7 @@ def _read_info(folder: Path) -> IndexInfo:
     try:
         info = IndexInfo.model_validate_json((folder / INFO_FILE).read_bytes())
     except ValidationError as error:
-        raise _damaged(folder, f"{INFO_FILE} is not readable") from error
+        raise damaged(folder, f"{INFO_FILE} is not readable") from error
     if info.version != INDEX_VERSION:
         raise DatasetError(
             f"The indexed data set in {folder} has version {info.version}, and this program reads {INDEX_VERSION}.",
@@ -251,18 +256,19 @@ def _read_info(folder: Path) -> IndexInfo:
 def _read_rows(folder: Path, info: IndexInfo) -> pa.Table:
     for name in (ROWS_FILE, IMAGES_FILE):
         if not (folder / name).is_file():
-            raise _damaged(folder, f"{name} is missing")
+            raise damaged(folder, f"{name} is missing")
     try:
         # why: no threads, since a process that forks workers must not have started any.
         table = pq.read_table(folder / ROWS_FILE, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(folder, f"{ROWS_FILE} is not readable") from error
-    if not table.schema.equals(_SCHEMA):
-        raise _damaged(folder, f"{ROWS_FILE} has other columns than {', '.join(_SCHEMA.names)}")
+        raise damaged(folder, f"{ROWS_FILE} is not readable") from error
+    if not table.schema.equals(ROW_SCHEMA):
+        raise damaged(folder, f"{ROWS_FILE} has other columns than {', '.join(ROW_SCHEMA.names)}")
     if table.num_rows != info.count:
-        raise _damaged(folder, f"{ROWS_FILE} has {table.num_rows} rows, not {info.count}")
+        raise damaged(folder, f"{ROWS_FILE} has {table.num_rows} rows, not {info.count}")
     return table
 
 
-def _damaged(folder: Path, what: str) -> DatasetError:
+def damaged(folder: Path, what: str) -> DatasetError:
+    """Return the error that says so, and what helps."""
     return DatasetError(f"The indexed data set in {folder} is damaged: {what}.", hint=_REBUILD)
