@@ -10,15 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from torchvision.transforms.v2 import functional
 
 from ...datasets.box_index import BoxIndex
 from ...datasets.boxes import DONT_CARE
 from ...datasets.images import decode_rgb
 from ...schemas.errors import DatasetError
 from .geometry import PADDING, Fit, Resizing, fit
-
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -100,21 +98,20 @@ class Pictures:
     def load(self) -> None:
         """Decode everything now, if it is to be cached: before worker processes share it."""
         if self.is_cached and self._cache is None:
-            cache = np.empty((len(self), *self._shape), np.uint8)
-
-            def fill(i: int) -> None:
-                cache[i] = self._decode(i)
-
+            cache = torch.empty((len(self), *self._shape), dtype=torch.uint8)
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                for _ in pool.map(fill, range(len(self))):
+                for _ in pool.map(lambda i: self._decode(i, cache[i]), range(len(self))):
                     pass
-            self._cache = torch.from_numpy(cache)
+            self._cache = cache
 
     def pixels(self, numbers: Sequence[int]) -> torch.Tensor:
         """Return pictures as a uint8 tensor of shape BCHW, the caller's own."""
         if self._cache is not None:
             return self._cache[torch.as_tensor(numbers, dtype=torch.int64)]
-        return torch.from_numpy(np.stack([self._decode(i) for i in numbers]))
+        pixels = torch.empty((len(numbers), *self._shape), dtype=torch.uint8)
+        for i, canvas_CHW in zip(numbers, pixels, strict=True):
+            self._decode(i, canvas_CHW)
+        return pixels
 
     def target(self, i: int) -> Target:
         """Return the boxes of picture `i` on the canvas."""
@@ -138,19 +135,17 @@ class Pictures:
             chunk = wanted[start : start + batch_size]
             yield chunk, self.pixels(chunk)
 
-    def _decode(self, i: int) -> Pixels:
+    def _decode(self, i: int, canvas_CHW: torch.Tensor) -> None:
+        """Draw picture `i` on the canvas."""
         place = self.fit(i)
         size = place.width, place.height
         image = decode_rgb(self.index.read(i), self.index.path(i), at_least=size)
         if self.channels == 1:
             image = image.convert("L")
+        pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, self.channels).permute(2, 0, 1)
         if image.size != size:
-            # why the gap: averaging over whole pixels first is quicker, and nobody sees a difference.
-            image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-        pixels = np.asarray(image).reshape(place.height, place.width, self.channels)
-        if size == self.size:
-            return pixels.transpose(2, 0, 1)
-        canvas = np.full(self._shape, PADDING, np.uint8)
-        inside = slice(place.top, place.top + place.height), slice(place.left, place.left + place.width)
-        canvas[:, *inside] = pixels.transpose(2, 0, 1)
-        return canvas
+            # why: on bytes, channels last, this takes a fifth of the time that Pillow takes for the same.
+            pixels = functional.resize(pixels, [place.height, place.width], antialias=True)
+        if size != self.size:
+            canvas_CHW.fill_(PADDING)
+        canvas_CHW[:, place.top : place.top + place.height, place.left : place.left + place.width] = pixels
