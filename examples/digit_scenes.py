@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from prefect_trainyard.datasets.box_formats import LABELLED, write_boxes
-from prefect_trainyard.datasets.boxes import Box, BoxClass, BoxSet, Picture, RunLengths
+from prefect_trainyard.datasets.boxes import Box, BoxClass, BoxSet, Picture
+from prefect_trainyard.datasets.run_lengths import encode_runs
 from sklearn.datasets import load_digits, load_sample_images
 
 SEED = 2024
@@ -77,7 +78,7 @@ def make_scenes(
                 label = list(digits).index(int(scans.target[scan]))
                 x1, y1, x2, y2 = edges
                 boxes.append(
-                    Box(x1=x1, y1=y1, x2=x2, y2=y2, label=label, area=float(mask.sum()), mask=run_lengths(mask))
+                    Box(x1=x1, y1=y1, x2=x2, y2=y2, label=label, area=float(mask.sum()), mask=encode_runs(mask))
                 )
         name = PurePosixPath(f"scene_{number:05d}{suffix}")
         Image.fromarray(scene).save(root / name)
@@ -119,14 +120,6 @@ def _paste(
         mask[top : top + side, left : left + side] = shape
         return mask, edges
     return None
-
-
-def run_lengths(mask: Mask) -> RunLengths:
-    """Return a mask as COCO writes it down: runs of 0 and 1 in turn, down the columns, beginning with 0."""
-    flat = np.concatenate([[False], mask.ravel(order="F")])
-    changes = np.flatnonzero(flat[1:] != flat[:-1])
-    counts = np.diff(np.concatenate([[0], changes, [mask.size]]))
-    return RunLengths(mask.shape[0], mask.shape[1], tuple(int(n) for n in counts))
 
 
 def _pack(folder: Path) -> Path:
