@@ -245,7 +245,7 @@ def _classes(
         raise DatasetError(f"There are two class lists, {files[0]} and {files[1]}.", hint="Keep one of them.")
     if not files:
         return sorted(names.values())
-    listed = _read_classes(content.root, files[0])
+    listed = read_class_list(content.root, files[0])
     missing = sorted(set(names.values()) - set(listed))
     if missing:
         raise DatasetError(
@@ -255,7 +255,8 @@ def _classes(
     return listed
 
 
-def _read_classes(root: Path, file: PurePosixPath) -> list[str]:
+def read_class_list(root: Path, file: PurePosixPath) -> list[str]:
+    """Return the classes that a text file lists, one a line; `DatasetError` with the line of one named twice."""
     with (root / file).open("rb") as stream:
         content = stream.read(2**20 + 1)
     if len(content) > 2**20:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..schemas.errors import DatasetError
 from ..schemas.reporting import Reporter, SilentReporter
-from .disk import full_disk_as_storage_full, sync
+from .disk import sync
 from .folder import read_folder
 from .formats import IMAGE_CLASSIFICATION, data_format
 from .image_folder import ImageSet, LabelledImage, read_image
@@ -35,6 +33,7 @@ from .images import decode_rgb, image_size
 from .manifest import RawFile, digest_of, hash_file
 from .mask_classes import MaskClasses, MaskValues, classes_of_masks
 from .mask_index import MaskIndex, MaskRow, SizedImage, write_masks
+from .new_folder import new_folder
 from .parallel import map_in_order
 from .task_labels import TaskLabels, read_tables, read_tasks, write_tasks
 
@@ -43,7 +42,7 @@ INDEX_VERSION = 1
 
 INFO_FILE, ROWS_FILE, IMAGES_FILE = "dataset.json", "index.parquet", "images.bin"
 
-_SCHEMA = pa.schema(
+ROW_SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("label", pa.int32(), nullable=False),
@@ -110,58 +109,48 @@ def build_index(
     kind = data_format(format, type)
     found = kind.scan(raw_root)
     tasks = read_tables(raw_root, [i.path for i in found.images], found.tables) if found.is_tabled else None
-    with full_disk_as_storage_full("write the indexed data set"):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
-        try:
-            rows = _write_images(raw_root, found.images, partial / IMAGES_FILE, reporter)
-            mask_rows: list[MaskRow] = []
-            mask_values: list[MaskValues] = []
-            masks = None
-            if found.masks:
-                sized = [SizedImage(row.path, row.width, row.height) for row in rows]
-                mask_rows = write_masks(raw_root, found.masks, sized, partial, reporter)
-                mask_values = [MaskValues(row.path, row.values) for row in mask_rows]
-                masks = classes_of_masks(mask_values, found.listed)
-            classes = found.classes if masks is None else tuple(masks.classes)
-            others = sorted({*read_folder(raw_root).files} - {image.path for image in found.images} - {*found.masks})
-            hashed = [
-                *(RawFile(path=row.path, size_bytes=row.length, sha256=row.sha256) for row in rows),
-                *(RawFile(path=row.path, size_bytes=row.length, sha256=row.sha256) for row in mask_rows),
-                *(hash_file(raw_root, path) for path in others),
-            ]
-            columns = dict(zip(_Row._fields, map(list, zip(*rows, strict=True)), strict=True))
-            pq.write_table(pa.table(columns, schema=_SCHEMA), partial / ROWS_FILE, compression="zstd")
-            info = IndexInfo(
-                type=kind.type,
-                classes=list(classes),
-                class_counts=_counts(found, tasks, masks, mask_values),
-                count=len(rows),
-                size_bytes=rows[-1].offset + rows[-1].length,
-                digest=_digest(classes, rows, tasks, masks, mask_rows),
-                format=format,
-                raw_digest=digest_of(hashed),
-                tasks=tasks.tasks if tasks else {},
-                masks=masks,
-            )
-            if tasks is not None:
-                sync(write_tasks(partial, tasks))
-            (partial / INFO_FILE).write_text(info.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
-            for path in (partial / ROWS_FILE, partial / INFO_FILE, partial):
-                sync(path)
-            # why: mkdtemp makes folders that only their owner may enter.
-            partial.chmod(0o755)
-            if destination.exists():
-                shutil.rmtree(destination)
-            partial.rename(destination)
-            sync(destination.parent)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    with new_folder(destination, "write the indexed data set") as folder:
+        rows = write_images(raw_root, found.images, folder / IMAGES_FILE, reporter)
+        mask_rows: list[MaskRow] = []
+        mask_values: list[MaskValues] = []
+        masks = None
+        if found.masks:
+            sized = [SizedImage(row.path, row.width, row.height) for row in rows]
+            mask_rows = write_masks(raw_root, found.masks, sized, folder, reporter)
+            mask_values = [MaskValues(row.path, row.values) for row in mask_rows]
+            masks = classes_of_masks(mask_values, found.listed)
+        classes = found.classes if masks is None else tuple(masks.classes)
+        others = sorted({*read_folder(raw_root).files} - {image.path for image in found.images} - {*found.masks})
+        hashed = [
+            *(RawFile(path=row.path, size_bytes=row.length, sha256=row.sha256) for row in rows),
+            *(RawFile(path=row.path, size_bytes=row.length, sha256=row.sha256) for row in mask_rows),
+            *(hash_file(raw_root, path) for path in others),
+        ]
+        columns = dict(zip(_Row._fields, map(list, zip(*rows, strict=True)), strict=True))
+        pq.write_table(pa.table(columns, schema=ROW_SCHEMA), folder / ROWS_FILE, compression="zstd")
+        info = IndexInfo(
+            type=kind.type,
+            classes=list(classes),
+            class_counts=_counts(found, tasks, masks, mask_values),
+            count=len(rows),
+            size_bytes=rows[-1].offset + rows[-1].length,
+            digest=_digest(classes, rows, tasks, masks, mask_rows),
+            format=format,
+            raw_digest=digest_of(hashed),
+            tasks=tasks.tasks if tasks else {},
+            masks=masks,
+        )
+        if tasks is not None:
+            sync(write_tasks(folder, tasks))
+        (folder / INFO_FILE).write_text(info.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
+        for path in (folder / ROWS_FILE, folder / INFO_FILE):
+            sync(path)
     return info
 
 
-def _write_images(raw_root: Path, images: tuple[LabelledImage, ...], file: Path, reporter: Reporter) -> list[_Row]:
+def write_images(raw_root: Path, images: tuple[LabelledImage, ...], file: Path, reporter: Reporter) -> list[_Row]:
+    """Write the images back to back as `file` and return a row for each."""
+
     def encode(image: LabelledImage) -> _Encoded:
         content = read_image(raw_root, image.path)
         width, height = image_size(content, str(image.path))
@@ -281,19 +270,22 @@ class ImageIndex:
         try:
             return read_tasks(self.folder, self.tasks, len(self))
         except ValueError as error:
-            raise _damaged(self.folder, str(error)) from error
+            raise damaged(self.folder, str(error)) from error
 
     def _check(self) -> None:
         ends = np.cumsum(self._lengths)
         size_bytes = (self.folder / IMAGES_FILE).stat().st_size
         if size_bytes != self.info.size_bytes or int(ends[-1]) != size_bytes:
-            raise _damaged(self.folder, f"{IMAGES_FILE} has {size_bytes} bytes, not {self.info.size_bytes}")
+            raise damaged(self.folder, f"{IMAGES_FILE} has {size_bytes} bytes, not {self.info.size_bytes}")
         if (self._lengths <= 0).any() or (self._offsets != ends - self._lengths).any():
-            raise _damaged(self.folder, f"{ROWS_FILE} and {IMAGES_FILE} do not belong together")
+            raise damaged(self.folder, f"{ROWS_FILE} and {IMAGES_FILE} do not belong together")
+        self._check_labels()
+
+    def _check_labels(self) -> None:
         has_labels = self.classes and self.info.masks is None
         lowest, highest = (0, len(self.classes) - 1) if has_labels else (-1, -1)
         if self.labels.min() < lowest or self.labels.max() > highest:
-            raise _damaged(self.folder, f"{ROWS_FILE} has labels without a class")
+            raise damaged(self.folder, f"{ROWS_FILE} has labels without a class")
 
 
 def open_index(folder: Path) -> ImageIndex:
@@ -311,7 +303,7 @@ def _read_info(folder: Path) -> IndexInfo:
     try:
         info = IndexInfo.model_validate_json((folder / INFO_FILE).read_bytes())
     except ValidationError as error:
-        raise _damaged(folder, f"{INFO_FILE} is not readable") from error
+        raise damaged(folder, f"{INFO_FILE} is not readable") from error
     if info.version != INDEX_VERSION:
         raise DatasetError(
             f"The indexed data set in {folder} has version {info.version}, and this program reads {INDEX_VERSION}.",
@@ -323,18 +315,19 @@ def _read_info(folder: Path) -> IndexInfo:
 def _read_rows(folder: Path, info: IndexInfo) -> pa.Table:
     for name in (ROWS_FILE, IMAGES_FILE):
         if not (folder / name).is_file():
-            raise _damaged(folder, f"{name} is missing")
+            raise damaged(folder, f"{name} is missing")
     try:
         # why: no threads, since a process that forks workers must not have started any.
         table = pq.read_table(folder / ROWS_FILE, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(folder, f"{ROWS_FILE} is not readable") from error
-    if not table.schema.equals(_SCHEMA):
-        raise _damaged(folder, f"{ROWS_FILE} has other columns than {', '.join(_SCHEMA.names)}")
+        raise damaged(folder, f"{ROWS_FILE} is not readable") from error
+    if not table.schema.equals(ROW_SCHEMA):
+        raise damaged(folder, f"{ROWS_FILE} has other columns than {', '.join(ROW_SCHEMA.names)}")
     if table.num_rows != info.count:
-        raise _damaged(folder, f"{ROWS_FILE} has {table.num_rows} rows, not {info.count}")
+        raise damaged(folder, f"{ROWS_FILE} has {table.num_rows} rows, not {info.count}")
     return table
 
 
-def _damaged(folder: Path, what: str) -> DatasetError:
+def damaged(folder: Path, what: str) -> DatasetError:
+    """Return the error that says so, and what helps."""
     return DatasetError(f"The indexed data set in {folder} is damaged: {what}.", hint=_REBUILD)

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from box_sets import digit_scenes
+from prefect_trainyard.datasets.box_index import BoxIndex, build_box_index, open_box_index
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> BoxIndex:
+    """Forty scenes of 160 x 120 with digits 3, 5 and 8."""
+    root = tmp_path_factory.mktemp("scenes")
+    digit_scenes().write_scenes(root / "raw", "kitti", pictures=40, size=(160, 120))
+    build_box_index(root / "raw", "kitti", root / "index")
+    return open_box_index(root / "index")
+
+
+@pytest.fixture
+def one_jpeg(tmp_path: Path) -> BoxIndex:
+    """One JPEG of 640 x 480."""
+    digit_scenes().write_scenes(tmp_path / "raw", "coco", pictures=1, size=(640, 480), suffix=".jpg")
+    build_box_index(tmp_path / "raw", "coco", tmp_path / "index")
+    return open_box_index(tmp_path / "index")
