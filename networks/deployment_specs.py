@@ -83,3 +83,29 @@ class Engine(Spec):
 
 class EngineSpec(Spec):
     gen_trt_engine: Engine = section(Engine)
+
+
+class FlatPruneSpec(Prune):
+    """The parameters stand at the top, as clients write them."""
+
+    method: Literal["ratio", "threshold"] = parameter(
+        "threshold",
+        description="threshold: remove every channel whose norm is below `pruning_threshold` of the largest in its "
+        "layer. ratio: remove the least important channels until `pruning_ratio` of all parameters is gone.",
+        popular=True,
+    )
+    min_channels: int = parameter(
+        16,
+        description="A layer keeps at least so many channels. Below 16 the last layers lose classes that a retraining "
+        "hardly wins back.",
+        ge=1,
+        le=1024,
+    )
+
+
+class FlatEngineSpec(TensorRT):
+    """The parameters stand at the top, as clients write them."""
+
+    backend: Annotated[Literal["auto", "tensorrt", "onnxruntime"], BeforeValidator(lower)] = parameter(
+        "auto", description="auto: TensorRT where it and an NVIDIA GPU are there, else ONNX Runtime.", popular=True
+    )

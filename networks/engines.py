@@ -16,7 +16,7 @@ from ..datasets.index import open_index
 from ..schemas.errors import JobFailed, MissingFeature
 from ..schemas.reporting import Reporter
 from ..schemas.results import Artifact, ArtifactKind, Output
-from .deployment_specs import TensorRT
+from .deployment_specs import EngineSpec, FlatEngineSpec
 from .exporting import batch_size_for
 from .images import Images
 from .onnx_tools import METADATA_KEY, load_graph, quantize, read_metadata, save_graph, to_half
@@ -39,7 +39,11 @@ class EngineOptions:
     calibration_method: Literal["minmax", "entropy"]
 
 
-def engine_options(backend: Literal["auto", "tensorrt", "onnxruntime"], spec: TensorRT) -> EngineOptions:
+def engine_options(asked: EngineSpec | FlatEngineSpec) -> EngineOptions:
+    if isinstance(asked, EngineSpec):
+        backend, spec = asked.gen_trt_engine.backend, asked.gen_trt_engine.tensorrt
+    else:
+        backend, spec = asked.backend, asked
     return EngineOptions(
         backend=backend,
         precision=spec.data_type,
@@ -50,8 +54,13 @@ def engine_options(backend: Literal["auto", "tensorrt", "onnxruntime"], spec: Te
     )
 
 
+def open_images(data: Path, record: ModelRecord) -> Images:
+    """Return the images of an index as the network of `record` takes them."""
+    return Images(open_index(data), record.shape)
+
+
 def build_engine(
-    options: EngineOptions,
+    spec: EngineSpec | FlatEngineSpec,
     *,
     model: Path,
     calibration: Path | None,
@@ -59,8 +68,11 @@ def build_engine(
     reporter: Reporter,
     parse: Callable[[object, str], ModelRecord],
     open_predictor: Callable[[Path], Predictor[Any]],
+    open_images: Callable[[Path, Any], Images] = open_images,
 ) -> Output:
     """Build an engine of the graph `model` and say how far it agrees with it.
+
+    `open_images` gives those of an index for a record.
 
     Raises:
         JobFailed: no graph of this family, or int8 without calibration data.
@@ -68,13 +80,14 @@ def build_engine(
     """
     if model.suffix != ".onnx":
         raise JobFailed(f"{model.name} is no ONNX graph.", hint="An engine is built after an export job.")
+    options = engine_options(spec)
     graph = load_graph(model)
     record = parse(json_or_none(read_metadata(graph).get(METADATA_KEY)), model.name)
     precision = options.precision
     backend, note = _backend(options.backend)
     if note:
         reporter.log(note)
-    chosen = _calibration_images(options.calibration_images, record, calibration)
+    chosen = None if calibration is None else _spread(open_images(calibration, record), options.calibration_images)
     reporter.progress(0.1, f"building an {precision} engine for {backend}")
     match precision:
         case "int8":
@@ -83,7 +96,8 @@ def build_engine(
                     "An int8 engine needs calibration data, and this job has none.",
                     hint="Set calibration_dataset of the experiment, or data_type fp16 or fp32.",
                 )
-            graph = quantize(graph, _inputs(chosen, graph, record), options.calibration_method)
+            inputs = _inputs(chosen, graph, record)
+            graph = quantize(graph, inputs, options.calibration_method, record.INT8_OPERATIONS)
         case "fp16":
             graph = to_half(graph)
         case "fp32":
@@ -116,7 +130,7 @@ def build_engine(
         ],
         kpi={"agreement": agreement, "size_bytes": float(path.stat().st_size)},
         classes=record.classes,
-        message=f"{note} Built an {precision} engine for {backend}: it gives the label of the fp32 graph for "
+        message=f"{note} Built an {precision} engine for {backend}: it agrees with the fp32 graph on "
         f"{agreement:.1%} of the {record.unit} it was compared on.".strip(),
     )
 
@@ -124,10 +138,9 @@ def build_engine(
 def _agreement(original: Predictor[Any], built: Predictor[Any], pixels_BCHW: torch.Tensor) -> float:
     same = total = 0
     for chunk in torch.split(pixels_BCHW, batch_size_for(original.record)):
-        labels = original.record.labels(original.logits(chunk))
-        same += int((labels == original.record.labels(built.logits(chunk))).sum())
-        total += labels.size
-    return same / total
+        found = original.record.agreement(original.logits(chunk), built.logits(chunk))
+        same, total = same + found[0], total + found[1]
+    return same / total if total else 1.0
 
 
 def _backend(asked: str) -> tuple[str, str]:
@@ -145,10 +158,7 @@ def _backend(asked: str) -> tuple[str, str]:
     return "onnxruntime", ""
 
 
-def _calibration_images(wanted: int, record: ModelRecord, calibration: Path | None) -> torch.Tensor | None:
-    if calibration is None:
-        return None
-    images = Images(open_index(calibration), record.shape)
+def _spread(images: Images, wanted: int) -> torch.Tensor:
     # why: classes lie side by side in an index, so evenly spread numbers are of all of them.
     return images.pixels(np.linspace(0, len(images) - 1, min(len(images), wanted)).astype(int).tolist())
 

@@ -18,6 +18,7 @@ from ..schemas.results import Artifact, ArtifactKind, Output
 from .deployment_specs import Export
 from .images import Images
 from .onnx_tools import METADATA_KEY, OUTPUT, GraphSession, export_graph, save_graph
+from .predictors import side_by_side
 from .records import ModelRecord, normalize, random_pixels
 from .weights import count_parameters
 
@@ -31,9 +32,9 @@ class ExportOptions:
     batch_size: int
     """Of the graph; -1 leaves it open."""
     tolerance: float
-    """Largest difference of a logit."""
+    """Largest difference of an output."""
     relabelled_share: float = 0.0
-    """Share of the labels of real images that may be others."""
+    """Share of what real images are told to hold that may be something else."""
 
 
 def export_options(spec: Export, *, relabelled_share: float = 0.0) -> ExportOptions:
@@ -64,7 +65,7 @@ def export_model(
     """Write the graph of `network` and compare it on noise and on `images`.
 
     `graph` is the same network with its logits split into several `outputs`, which lie side by side in those of
-    `network`.
+    `network`. A network that has several outputs itself needs none.
 
     Raises:
         JobFailed: the network cannot be exported, or the graph is not the network.
@@ -107,36 +108,36 @@ def export_model(
         kpi={"max_difference": difference, "compared_images": float(len(images) if images is not None else 0)},
         classes=record.classes,
         parameter_count=count_parameters(network),
-        message=f"ONNX Runtime and PyTorch agree {compared}: logits differ by {difference:.1e} at most.",
+        message=f"ONNX Runtime and PyTorch agree {compared}: outputs differ by {difference:.1e} at most.",
     )
 
 
 def _compare(
     network: nn.Module, record: ModelRecord, session: GraphSession, images: Images | None, options: ExportOptions
 ) -> tuple[float, str]:
-    """Return the largest difference of a logit, and what is wrong with the graph or an empty string."""
+    """Return the largest difference of an output, and what is wrong with the graph or an empty string."""
     # why: several sizes of a batch, because an exporter may have taken the example's for a constant.
     sizes = (1, 2, 5) if session.batch_size is None else (session.batch_size,)
     found, relabelled, count = 0.0, 0, 0
     for is_real, inputs in _inputs(record, sizes, images):
         with torch.inference_mode():
-            expected = network(inputs).numpy()
+            expected = side_by_side(network(inputs)).numpy()
         try:
-            logits = session.run(inputs.numpy())
+            outputs = session.run(inputs.numpy())
         except Exception as error:  # noqa: BLE001 why: ONNX Runtime's errors have no common base of their own
             return found, f"it does not run on a batch of {len(inputs)}: {' '.join(str(error).split())[:200]}"
-        if logits.shape != expected.shape or not np.isfinite(logits).all():
-            return found, f"it gives {logits.shape} for a batch of {len(inputs)}, or values that are no numbers"
-        found = max(found, float(np.abs(logits - expected).max()))
+        if outputs.shape != expected.shape or not np.isfinite(outputs).all():
+            return found, f"it gives {outputs.shape} for a batch of {len(inputs)}, or values that are no numbers"
+        found = max(found, record.difference(expected, outputs))
         if is_real:
             # why: noise may lie between two classes; only labels of real images must be equal.
-            labels = record.labels(logits)
-            relabelled += int((labels != record.labels(expected)).sum())
-            count += labels.size
+            same, total = record.agreement(expected, outputs)
+            relabelled += total - same
+            count += total
     if relabelled > options.relabelled_share * count:
         return found, f"{relabelled} of {count} {record.unit} get another label"
     if found > options.tolerance:
-        return found, f"logits differ by {found:.2e}, more than {options.tolerance:g}"
+        return found, f"outputs differ by {found:.2e}, more than {options.tolerance:g}"
     return found, ""
 
 

@@ -100,6 +100,14 @@ def input_size(index: ImageIndex, largest: int) -> tuple[int, int]:
     return fit(index.widths), fit(index.heights)
 
 
+def written_names(index: ImageIndex, suffix: str) -> list[str]:
+    """Return the name of a file to write for each image: as the image, below `images` if it lies there."""
+    paths = [index.path(i).removeprefix("images/") for i in range(len(index))]
+    plain = [f"{path.rpartition('.')[0]}{suffix}" for path in paths]
+    # why: of a.jpg and a.bmp side by side one would be written over the other.
+    return plain if len(set(plain)) == len(plain) else [f"{path}{suffix}" for path in paths]
+
+
 class EpochBatches(Dataset[B], Generic[B]):
     """The training batches of one rank, each a function of seed, pass over the data, step and rank.
 

@@ -124,13 +124,16 @@ class GraphSession:
 
     def _run(self, inputs: Floats) -> Floats:
         outputs = self._session.run(None, {self._input: inputs})
-        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=-1)
 
 
 def quantize(
-    graph: onnx.ModelProto, batches: Iterable[Floats], method: Literal["minmax", "entropy"]
+    graph: onnx.ModelProto,
+    batches: Iterable[Floats],
+    method: Literal["minmax", "entropy"],
+    operations: Sequence[str] | None = None,
 ) -> onnx.ModelProto:
-    """Return an int8 graph with Q/DQ nodes, calibrated on `batches`.
+    """Return an int8 graph with Q/DQ nodes around `operations`, or around all that can be, calibrated on `batches`.
 
     Symmetric, weights per channel, biases left alone: as TensorRT asks for it.
     """
@@ -145,6 +148,7 @@ def quantize(
             result,
             _Reader(name, batches),
             quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=operations,
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,

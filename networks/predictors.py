@@ -1,4 +1,4 @@
-"""One way to get logits from weights, ONNX graphs and engines alike."""
+"""One way to get logits from weights, ONNX graphs and engines alike; several outputs lie side by side."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ Floats = npt.NDArray[np.float32]
 R = TypeVar("R", bound=ModelRecord)
 
 
+def side_by_side(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Return the outputs of a network as one tensor: their last axes, one after the other."""
+    return outputs if isinstance(outputs, torch.Tensor) else torch.cat(outputs, dim=-1)
+
+
 class Predictor(Protocol[R]):
     """A model that is ready to use."""
 
@@ -43,7 +48,8 @@ class TorchPredictor(Generic[R]):
 
     @torch.inference_mode()
     def logits(self, pixels_BCHW: torch.Tensor) -> Floats:
-        return self._model(normalize(pixels_BCHW.to(self._device), self.record)).float().cpu().numpy()
+        outputs = self._model(normalize(pixels_BCHW.to(self._device), self.record))
+        return side_by_side(outputs).float().cpu().numpy()
 
 
 class SessionPredictor(Generic[R]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..schemas.errors import JobFailed
+
+Floats = npt.NDArray[np.floating]
 
 R = TypeVar("R", bound="ModelRecord")
 
@@ -20,6 +22,9 @@ class ModelRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    INT8_OPERATIONS: ClassVar[tuple[str, ...] | None] = None
+    """What an int8 engine computes in 8 bits; None: all that can be."""
+
     network: str
     backbone: str
     classes: list[str]
@@ -28,7 +33,7 @@ class ModelRecord(BaseModel):
     height: int
     mean: list[float]
     std: list[float]
-    resize: Literal["stretch-bilinear"] = "stretch-bilinear"
+    resize: Literal["stretch-bilinear", "letterbox"] = "stretch-bilinear"
     epoch: int | None = None
     metrics: dict[str, float] = {}
 
@@ -47,9 +52,18 @@ class ModelRecord(BaseModel):
         """What gets a label, in the plural."""
         return "images"
 
-    def labels(self, logits: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+    def labels(self, logits: Floats) -> npt.NDArray[np.int64]:
         """Return the most likely class of everything that gets a label; `logits` are of shape B, C, ..."""
         return logits.argmax(axis=1)
+
+    def difference(self, expected: Floats, found: Floats) -> float:
+        """Return the largest difference of two outputs for the same images."""
+        return float(np.abs(found - expected).max())
+
+    def agreement(self, expected: Floats, found: Floats) -> tuple[int, int]:
+        """Return how many of what gets a label got the same one in two outputs for the same images, and of how many."""
+        labels = self.labels(expected)
+        return int((labels == self.labels(found)).sum()), labels.size
 
 
 def normalize(pixels_BCHW: torch.Tensor, record: ModelRecord) -> torch.Tensor:

@@ -14,6 +14,7 @@ from ..schemas.errors import JobFailed
 from ..schemas.reporting import Reporter
 from ..schemas.results import Artifact, ArtifactKind, Output
 from .deployment_specs import Prune
+from .predictors import side_by_side
 from .pruning import Bounds, prune_share, prune_threshold
 from .records import ModelRecord, normalize, random_pixels
 from .weights import count_parameters
@@ -57,7 +58,7 @@ def prune_model(
             else:
                 prune_threshold(network, example, options.pruning_threshold, bounds)
         with torch.inference_mode():
-            expected = network.eval()(noise)
+            expected = side_by_side(network.eval()(noise))
     # why: backbones that reshape by hard-coded sizes fail inside the pruner or in their forward in many ways.
     except (RuntimeError, ValueError, IndexError, KeyError, AttributeError, TypeError, AssertionError) as error:
         raise cannot_prune(record) from error
@@ -75,7 +76,7 @@ def prune_model(
     save(path, network.state_dict(), record)
     rebuilt, _ = load(path)
     with torch.inference_mode():
-        if not torch.allclose(rebuilt(noise), expected, atol=1e-5, rtol=1e-4):
+        if not torch.allclose(side_by_side(rebuilt(noise)), expected, atol=1e-5, rtol=1e-4):
             path.unlink()
             raise cannot_prune(record)
     reporter.saved([path])

@@ -133,7 +133,9 @@ class EngineSession:
         if not self._context.execute_async_v3(stream.cuda_stream):
             raise JobFailed("TensorRT could not run the engine.")
         stream.synchronize()
-        return torch.cat(outputs, dim=1)[:count].cpu().numpy() if len(outputs) > 1 else outputs[0][:count].cpu().numpy()
+        return (
+            torch.cat(outputs, dim=-1)[:count].cpu().numpy() if len(outputs) > 1 else outputs[0][:count].cpu().numpy()
+        )
 
 
 def _import() -> Any:

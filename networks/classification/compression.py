@@ -11,7 +11,6 @@ from ...schemas.reporting import Reporter
 from ...schemas.results import Output
 from .. import engines
 from ..deployment_specs import EngineSpec, ExportSpec
-from ..engines import engine_options
 from ..exporting import export_model, export_options
 from ..images import Images
 from ..predictors import TorchPredictor
@@ -68,7 +67,7 @@ def export(spec: ExportSpec, *, model: Path, data: Path | None, out: Path, repor
 
 def build_engine(spec: EngineSpec, *, model: Path, calibration: Path | None, out: Path, reporter: Reporter) -> Output:
     return engines.build_engine(
-        engine_options(spec.gen_trt_engine.backend, spec.gen_trt_engine.tensorrt),
+        spec,
         model=model,
         calibration=calibration,
         out=out,

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ...schemas.specs import Spec, parameter, section
+from ..backbones import timm_name
 from ..deployment_specs import Prune
-from .backbones import timm_name
 
 #: What the name of a backbone is made of.
 BACKBONE = r"^[A-Za-z0-9_.-]{1,100}$"

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import field_validator, model_validator
 
 from ...schemas.specs import Spec, like, parameter, section
+from ..backbones import timm_name, with_layers
 from ..dialects import DialectSpec
 from . import spec as family
-from .backbones import timm_name, with_layers
 from .dialect_sections import (
     ClassWeighting,
     Loop,

@@ -8,9 +8,9 @@ from pydantic import field_validator
 
 from ...schemas.specs import Spec, like, parameter, section
 from .. import deployment_specs as shared
+from ..backbones import timm_name
 from ..dialects import DialectSpec
 from . import spec as family
-from .backbones import timm_name
 from .dialect_sections import (
     ClassWeighting,
     Loop,

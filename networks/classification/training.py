@@ -14,12 +14,12 @@ from ...schemas.errors import DatasetError, JobFailed
 from ...schemas.reporting import Reporter
 from ...schemas.results import Output
 from .. import training
+from ..backbones import timm_name
 from ..checkpoints import newest_checkpoint
 from ..images import Images, input_size
 from ..ranks import Ranks
 from ..records import normalize, per_channel
 from ..training import FOLDER, Request, Settings
-from .backbones import timm_name
 from .data import Batch, TrainingBatches, class_weights
 from .heads import flat_classes, labels_for, require_tasks
 from .model import MULTITASK, Record, build, load_model, save_model, start_from

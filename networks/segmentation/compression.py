@@ -11,8 +11,7 @@ from ...datasets.index import open_index
 from ...schemas.reporting import Reporter
 from ...schemas.results import Output
 from .. import engines
-from ..deployment_specs import EngineSpec, ExportSpec, Prune
-from ..engines import EngineOptions, engine_options
+from ..deployment_specs import EngineSpec, ExportSpec, FlatEngineSpec, Prune
 from ..exporting import export_model, export_options
 from ..images import Images
 from ..predictors import TorchPredictor
@@ -22,7 +21,6 @@ from .evaluation import open_predictor, predictions
 from .metrics import confusion_of, score
 from .model import load_model, parse_record, save_model
 from .networks import UNet
-from .unet_spec import EngineSpec as UnetEngineSpec
 
 #: Images per step where the spec has no batch size.
 _BATCH_SIZE = 8
@@ -65,10 +63,10 @@ def export(spec: ExportSpec, *, model: Path, data: Path | None, out: Path, repor
 
 
 def build_engine(
-    spec: EngineSpec | UnetEngineSpec, *, model: Path, calibration: Path | None, out: Path, reporter: Reporter
+    spec: EngineSpec | FlatEngineSpec, *, model: Path, calibration: Path | None, out: Path, reporter: Reporter
 ) -> Output:
     return engines.build_engine(
-        _engine_options(spec),
+        spec,
         model=model,
         calibration=calibration,
         out=out,
@@ -76,9 +74,3 @@ def build_engine(
         parse=parse_record,
         open_predictor=open_predictor,
     )
-
-
-def _engine_options(spec: EngineSpec | UnetEngineSpec) -> EngineOptions:
-    if isinstance(spec, UnetEngineSpec):
-        return engine_options(spec.backend, spec)
-    return engine_options(spec.gen_trt_engine.backend, spec.gen_trt_engine.tensorrt)

@@ -18,7 +18,7 @@ from ...datasets.index import ImageIndex, open_index
 from ...schemas.reporting import Reporter
 from ...schemas.results import Artifact, ArtifactKind, Output
 from ..checkpoints import write_atomically
-from ..images import Images
+from ..images import Images, written_names
 from ..predictors import Predictor, open_model
 from .data import LabelMaps, masks_of
 from .figures import Labels, Sample, draw_per_class, draw_samples, mask_image, paint
@@ -101,7 +101,7 @@ def infer(
     record = predictor.record
     index = open_index(data)
     folder = out / "inference"
-    names = _names(index)
+    names = written_names(index, ".png")
     shares = np.zeros((len(index), len(record.classes)))
     written: list[Path] = []
     for batch in predictions(predictor, index, batch_size, reporter):
@@ -149,14 +149,6 @@ def _to_size(labels_HW: Labels, width: int, height: int) -> Labels:
     if labels_HW.shape == (height, width):
         return labels_HW
     return np.asarray(Image.fromarray(labels_HW).resize((width, height), Image.Resampling.NEAREST))
-
-
-def _names(index: ImageIndex) -> list[str]:
-    """Return the names of the written files: as the images, below `images` if they lie there, ending in .png."""
-    paths = [index.path(i).removeprefix("images/") for i in range(len(index))]
-    plain = [f"{path.rpartition('.')[0]}.png" for path in paths]
-    # why: a.jpg and a.bmp side by side would both be a.png.
-    return plain if len(set(plain)) == len(plain) else [f"{path}.png" for path in paths]
 
 
 def _csv(index: ImageIndex, names: list[str], shares: npt.NDArray[np.float64], classes: list[str]) -> bytes:

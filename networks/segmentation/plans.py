@@ -7,10 +7,11 @@ from typing import Literal
 
 from ...datasets.mask_classes import ValueClass
 from ...schemas.specs import Spec
+from ..reading_spec import Reading
 from ..training import Settings
 from . import segformer_spec, unet_spec
 from .metrics import LossName
-from .spec_parts import Augmentation, InputSize, Reading
+from .spec_parts import Augmentation, InputSize
 
 _TOLD = ("mIoU", "loss")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...schemas.actions import Action
-from ..deployment_specs import EngineSpec, ExportSpec
+from ..deployment_specs import EngineSpec, ExportSpec, FlatEngineSpec, FlatPruneSpec
 from ..registry import Network
 from . import segformer_spec, unet_spec
 
@@ -20,10 +20,10 @@ UNET = Network(
     specs={
         Action.TRAIN: unet_spec.TrainSpec,
         Action.EVALUATE: unet_spec.EvaluateSpec,
-        Action.PRUNE: unet_spec.PruneSpec,
+        Action.PRUNE: FlatPruneSpec,
         Action.RETRAIN: unet_spec.TrainSpec,
         Action.EXPORT: ExportSpec,
-        Action.GEN_TRT_ENGINE: unet_spec.EngineSpec,
+        Action.GEN_TRT_ENGINE: FlatEngineSpec,
         Action.INFERENCE: unet_spec.InferenceSpec,
     },
     key_metric="mIoU",

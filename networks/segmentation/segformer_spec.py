@@ -8,6 +8,7 @@ from pydantic import field_validator
 
 from ...datasets.mask_classes import ValueClass
 from ...schemas.specs import Spec, parameter, section
+from ..reading_spec import Reading
 from .spec_parts import (
     Augmentation,
     Evaluate,
@@ -16,7 +17,6 @@ from .spec_parts import (
     MaskClass,
     Metric,
     ReadDataset,
-    Reading,
     checked_classes,
 )
 

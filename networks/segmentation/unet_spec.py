@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, field_validator
+from pydantic import field_validator
 
 from ...datasets.mask_classes import ValueClass
 from ...schemas.specs import Spec, parameter, section
-from ..deployment_specs import Prune, TensorRT, lower
-from .spec_parts import Augmentation, Evaluate, Inference, InputSize, MaskClass, Metric, Reading, checked_classes
+from ..reading_spec import Reading
+from .spec_parts import Augmentation, Evaluate, Inference, InputSize, MaskClass, Metric, checked_classes
 
 
 class Model(InputSize):
@@ -150,29 +150,3 @@ class EvaluateSpec(Spec):
 class InferenceSpec(Spec):
     dataset_config: ReadConfig = section(ReadConfig)
     inference: Inference = section(Inference)
-
-
-class PruneSpec(Prune):
-    """The parameters stand at the top, as clients write them."""
-
-    method: Literal["ratio", "threshold"] = parameter(
-        "threshold",
-        description="threshold: remove every channel whose norm is below `pruning_threshold` of the largest in its "
-        "layer. ratio: remove the least important channels until `pruning_ratio` of all parameters is gone.",
-        popular=True,
-    )
-    min_channels: int = parameter(
-        16,
-        description="A layer keeps at least so many channels. Below 16 the last layers lose classes that a retraining "
-        "hardly wins back.",
-        ge=1,
-        le=1024,
-    )
-
-
-class EngineSpec(TensorRT):
-    """The parameters stand at the top, as clients write them."""
-
-    backend: Annotated[Literal["auto", "tensorrt", "onnxruntime"], BeforeValidator(lower)] = parameter(
-        "auto", description="auto: TensorRT where it and an NVIDIA GPU are there, else ONNX Runtime.", popular=True
-    )

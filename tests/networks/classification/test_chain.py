@@ -208,7 +208,7 @@ def test_a_graph_that_is_not_the_network_fails_the_export(
         return graph
 
     monkeypatch.setattr(exporting, "export_graph", export_another)
-    with pytest.raises(JobFailed, match="logits differ"):
+    with pytest.raises(JobFailed, match="outputs differ"):
         CLASSIFICATION.export(spec(Action.EXPORT), model=chain.trained, data=None, out=tmp_path, reporter=REPORTER)
     assert not list(tmp_path.rglob("*.onnx"))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect_trainyard.networks.backbones import timm_name
 from prefect_trainyard.networks.classification import spec as family
-from prefect_trainyard.networks.classification.backbones import timm_name
 from prefect_trainyard.networks.classification.model import Record, build, load_model, save_model
 from prefect_trainyard.networks.dialects import DialectSpec, in_words_of
 from prefect_trainyard.networks.registry import get_network, load_implementation, networks
