@@ -27,11 +27,15 @@ class Detector(nn.Module):
     selection: ClassVar[Literal["nms", "top_k"]] = "nms"
     """`nms`: several candidates lie on one object. `top_k`: one candidate for each object, as in DETR."""
 
+    is_ordered: ClassVar[bool] = True
+    """The n-th candidate has the same place in the network for every picture. False where the network chooses its
+    candidates by a score: rounding may change their order, so graphs are compared without it."""
+
     def forward(self, inputs_BCHW: torch.Tensor, targets: Sequence[Target] | None = None) -> torch.Tensor | Candidates:
         """Return the loss, a scalar, when there are targets; else the candidates.
 
         `inputs_BCHW` are normalized. Targets may be empty, and may have regions to ignore (label DONT_CARE, or
-        `is_ignored`): candidates there are neither right nor wrong.
+        `is_ignored`): candidates there are neither right nor wrong. The loss is asked for outside of training too.
         """
         raise NotImplementedError
 

@@ -1,10 +1,8 @@
-"""Pictures of an index at the size of a network, with their boxes; decoded once when they fit into memory."""
+"""Pictures of an index on the canvas of a network, with their boxes."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +14,7 @@ from ...datasets.box_index import BoxIndex
 from ...datasets.boxes import DONT_CARE
 from ...datasets.images import decode_rgb
 from ...schemas.errors import DatasetError
+from ..images import Images, Pixels
 from .geometry import PADDING, Fit, Resizing, fit
 
 
@@ -64,8 +63,18 @@ def label_map(index: BoxIndex, classes: Sequence[str], role: str) -> npt.NDArray
     return np.array([positions.get(name, DONT_CARE) for name in index.classes], dtype=np.int64)
 
 
-class Pictures:
+def require_objects(index: BoxIndex, role: str) -> None:
+    """Raise DatasetError when there is nothing to find in the pictures of an index."""
+    if not ((index.box_labels != DONT_CARE) & ~index.is_ignored).any():
+        raise DatasetError(
+            f"The {role} data set has no boxes.", hint="Use a set in kitti, coco or pascal_voc with some objects."
+        )
+
+
+class Pictures(Images):
     """The pictures of an index on a canvas of `size` (width, height), with `channels` 3 for colour or 1 for grey."""
+
+    index: BoxIndex
 
     def __init__(
         self,
@@ -79,39 +88,15 @@ class Pictures:
         cache_mb: int = 1024,
     ) -> None:
         """`classes` are those of the model; None for pictures alone."""
-        self.index = index
+        super().__init__(index, (channels, size[1], size[0]), cache_mb)
         self.size = size
         self.channels = channels
         self._resizing: Resizing = resizing
-        self._shape = channels, size[1], size[0]
         self._labels = None if classes is None else label_map(index, classes, role)
-        self.is_cached = len(index) * int(np.prod(self._shape)) <= cache_mb * 2**20
-        self._cache: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.index)
 
     def fit(self, i: int) -> Fit:
         """Return where picture `i` lies on the canvas, to bring predictions back."""
         return fit((int(self.index.widths[i]), int(self.index.heights[i])), self.size, self._resizing)
-
-    def load(self) -> None:
-        """Decode everything now, if it is to be cached: before worker processes share it."""
-        if self.is_cached and self._cache is None:
-            cache = torch.empty((len(self), *self._shape), dtype=torch.uint8)
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                for _ in pool.map(lambda i: self._decode(i, cache[i]), range(len(self))):
-                    pass
-            self._cache = cache
-
-    def pixels(self, numbers: Sequence[int]) -> torch.Tensor:
-        """Return pictures as a uint8 tensor of shape BCHW, the caller's own."""
-        if self._cache is not None:
-            return self._cache[torch.as_tensor(numbers, dtype=torch.int64)]
-        pixels = torch.empty((len(numbers), *self._shape), dtype=torch.uint8)
-        for i, canvas_CHW in zip(numbers, pixels, strict=True):
-            self._decode(i, canvas_CHW)
-        return pixels
 
     def target(self, i: int) -> Target:
         """Return the boxes of picture `i` on the canvas."""
@@ -125,18 +110,7 @@ class Pictures:
             torch.from_numpy(self.index.is_ignored[rows].copy()),
         )
 
-    def batches(
-        self, batch_size: int, numbers: Sequence[int] | None = None
-    ) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Yield numbers and pixels of all pictures (or of `numbers`) in order."""
-        wanted = list(range(len(self)) if numbers is None else numbers)
-        self.load()
-        for start in range(0, len(wanted), batch_size):
-            chunk = wanted[start : start + batch_size]
-            yield chunk, self.pixels(chunk)
-
-    def _decode(self, i: int, canvas_CHW: torch.Tensor) -> None:
-        """Draw picture `i` on the canvas."""
+    def _decode(self, i: int) -> Pixels:
         place = self.fit(i)
         size = place.width, place.height
         image = decode_rgb(self.index.read(i), self.index.path(i), at_least=size)
@@ -146,6 +120,8 @@ class Pictures:
         if image.size != size:
             # why: on bytes, channels last, this takes a fifth of the time that Pillow takes for the same.
             pixels = functional.resize(pixels, [place.height, place.width], antialias=True)
-        if size != self.size:
-            canvas_CHW.fill_(PADDING)
-        canvas_CHW[:, place.top : place.top + place.height, place.left : place.left + place.width] = pixels
+        if size == self.size:
+            return pixels.numpy()
+        canvas = np.full((self.channels, self.size[1], self.size[0]), PADDING, np.uint8)
+        canvas[:, place.top : place.top + place.height, place.left : place.left + place.width] = pixels
+        return canvas
