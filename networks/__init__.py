@@ -7,8 +7,9 @@ is imported when a job runs.
 from __future__ import annotations
 
 from .classification.record import CLASSIFIERS
+from .detection.record import DETECTORS
 from .registry import register
 from .segmentation.record import SEGFORMER, UNET
 
-for _network in (*CLASSIFIERS, UNET, SEGFORMER):
+for _network in (*CLASSIFIERS, UNET, SEGFORMER, *DETECTORS):
     register(_network)

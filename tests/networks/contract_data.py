@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from prefect_trainyard.datasets.box_index import build_box_index
 from prefect_trainyard.datasets.index import build_index
 from prefect_trainyard.testing import ContractData
 from sklearn.datasets import load_digits
@@ -15,6 +16,7 @@ from support import ROOT
 
 sys.path.insert(0, str(ROOT / "examples"))
 
+from digit_scenes import write_scenes as write_digit_scenes
 from scenes import write_scenes
 
 _COLOURS = {"red": (1.0, 0.2, 0.2), "green": (0.2, 1.0, 0.2), "blue": (0.3, 0.3, 1.0)}
@@ -67,9 +69,17 @@ def masked_scenes(root: Path) -> ContractData:
     return ContractData(labelled=root / "labelled", unlabelled=root / "unlabelled")
 
 
+def boxed_scenes(root: Path) -> ContractData:
+    write_digit_scenes(root / "raw", "kitti", pictures=12, size=(64, 64))
+    build_box_index(root / "raw", "kitti", root / "labelled")
+    build_box_index(root / "raw" / "images", "raw", root / "unlabelled")
+    return ContractData(labelled=root / "labelled", unlabelled=root / "unlabelled")
+
+
 #: By type of data and the first format that a network reads.
 CONTRACT_DATA: dict[tuple[str, str], Callable[[Path], ContractData]] = {
     ("image_classification", "default"): class_folders,
     ("image_classification", "custom"): table_of_tasks,
     ("semantic_segmentation", "unet"): masked_scenes,
+    ("object_detection", "kitti"): boxed_scenes,
 }

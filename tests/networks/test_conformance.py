@@ -46,6 +46,16 @@ NOTEBOOK_KEYS: list[tuple[str, Action, str, Any]] = [
     ("unet", Action.GEN_TRT_ENGINE, "data_type", "fp32"),
     ("segformer", Action.TRAIN, "train.num_gpus", 1),
     ("segformer", Action.GEN_TRT_ENGINE, "gen_trt_engine.tensorrt.data_type", "fp32"),
+    *[
+        (name, action, path, value)
+        for name in ("ssd", "dssd")
+        for action, path, value in (
+            (Action.TRAIN, "training_config.num_epochs", 10),
+            (Action.TRAIN, "gpus", 1),
+            (Action.PRUNE, "pruning_threshold", 0.5),
+            (Action.GEN_TRT_ENGINE, "data_type", "fp32"),
+        )
+    ],
 ]
 
 

@@ -1,0 +1,137 @@
+"""The actions of every detector, in the shape that tasks call. Importing this takes seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...schemas.reporting import Reporter, SilentReporter
+from ...schemas.results import Output
+from ...schemas.specs import Spec
+from ..training import Request
+from . import evaluation
+from .compression import build_engine, export, prune
+from .plans import limits_of, recipe_of, settings_of
+from .predictions import open_predictor
+from .spec import EvalConfig, EvaluateSpec, InferenceSpec
+from .training import train as run_training
+
+
+class Detection:
+    """One method per action. Folders are local; an `Output` has its paths relative to `out`."""
+
+    def __init__(self, network: str) -> None:
+        self._network = network
+
+    def train(
+        self,
+        spec: Spec,
+        *,
+        train_data: Path,
+        eval_data: Path | None,
+        out: Path,
+        weights: Path | None,
+        reporter: Reporter,
+        until_epoch: int | None = None,
+    ) -> Output:
+        """Train the network of the spec, going on from the newest checkpoint in `out`.
+
+        `weights` are those of a base experiment. With `until_epoch` this is only a part of the training, which a
+        later call with the same `out` goes on with.
+        """
+        request = Request(
+            network=self._network,
+            spec=spec,
+            train_data=train_data,
+            eval_data=eval_data,
+            out=out,
+            weights=weights,
+            is_retrain=False,
+            until_epoch=until_epoch,
+        )
+        return _train(request, reporter)
+
+    def retrain(
+        self,
+        spec: Spec,
+        *,
+        train_data: Path,
+        eval_data: Path | None,
+        out: Path,
+        weights: Path | None,
+        reporter: Reporter,
+    ) -> Output:
+        """Train the network in `weights`, pruned or not, on; its architecture and classes stand above the spec."""
+        request = Request(
+            network=self._network,
+            spec=spec,
+            train_data=train_data,
+            eval_data=eval_data,
+            out=out,
+            weights=weights,
+            is_retrain=True,
+        )
+        return _train(request, reporter)
+
+    def evaluate(self, spec: EvaluateSpec, *, model: Path, data: Path, out: Path, reporter: Reporter) -> Output:
+        """Measure a model on pictures with boxes."""
+        return evaluation.evaluate(
+            limits=limits_of(spec.nms_config),
+            batch_size=spec.eval_config.batch_size,
+            samples=spec.eval_config.samples,
+            model=model,
+            data=data,
+            out=out,
+            reporter=reporter,
+        )
+
+    def infer(self, spec: InferenceSpec, *, model: Path, data: Path, out: Path, reporter: Reporter) -> Output:
+        """Write the boxes in pictures."""
+        return evaluation.infer(
+            limits=limits_of(spec.nms_config),
+            batch_size=spec.inference_config.batch_size,
+            overlays=spec.inference_config.overlays,
+            samples=spec.inference_config.samples,
+            model=model,
+            data=data,
+            out=out,
+            reporter=reporter,
+        )
+
+    prune = staticmethod(prune)
+    export = staticmethod(export)
+    build_engine = staticmethod(build_engine)
+    open_predictor = staticmethod(open_predictor)
+
+
+def _train(request: Request, reporter: Reporter) -> Output:
+    """Train, then look at the best weights as `evaluate` does: metrics per class, samples.
+
+    Not after a part of the training: a sweep has many of them, and most are never looked at.
+    """
+    trained = run_training(request, reporter)
+    best = trained.model
+    is_part = settings_of(request.spec).is_part(request.until_epoch)
+    if best is None or request.eval_data is None or is_part or reporter.stop_requested():
+        return trained
+    reporter.allow_interruption()
+    reporter.log("Looking at the best weights.")
+    seen = evaluation.evaluate(
+        limits=recipe_of(request.spec).limits,
+        batch_size=EvalConfig().batch_size,
+        samples=EvalConfig().samples,
+        model=request.out / best.path,
+        data=request.eval_data,
+        out=request.out,
+        reporter=SilentReporter(),
+    )
+    return trained.model_copy(
+        update={
+            "artifacts": [*trained.artifacts, *seen.artifacts],
+            "kpi": {**seen.kpi, **trained.kpi},
+            "categorical": seen.categorical,
+        }
+    )
+
+
+SSD = Detection("ssd")
+DSSD = Detection("dssd")
