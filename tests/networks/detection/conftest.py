@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from box_sets import digit_scenes
+from networks.detection.detector_contract import Few, Learned, few_pictures, learn
 from prefect_trainyard.datasets.box_index import BoxIndex, build_box_index, open_box_index
 
 
@@ -22,3 +24,16 @@ def one_jpeg(tmp_path: Path) -> BoxIndex:
     digit_scenes().write_scenes(tmp_path / "raw", "coco", pictures=1, size=(640, 480), suffix=".jpg")
     build_box_index(tmp_path / "raw", "coco", tmp_path / "index")
     return open_box_index(tmp_path / "index")
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Few:
+    return few_pictures(tmp_path_factory.mktemp("few"))
+
+
+@pytest.fixture(scope="class")
+def learned(request: pytest.FixtureRequest, few: Few) -> Learned:
+    """The detector of a contract after learning, which takes seconds: once for all tests that only look at it."""
+    torch.manual_seed(0)
+    detector = request.cls.build()
+    return Learned(detector, learn(detector, few, request.cls.steps, request.cls.rate))

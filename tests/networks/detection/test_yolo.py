@@ -1,0 +1,74 @@
+"""YOLOs, and the timm networks below detectors."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from networks.detection.detector_contract import (
+    CLASSES,
+    LARGE,
+    MIDDLE,
+    SMALL,
+    DetectorContract,
+)
+from prefect_trainyard.networks.detection.detector import Detector
+from prefect_trainyard.networks.detection.features import Features, unsplit
+from prefect_trainyard.networks.detection.yolo import yolo_v3, yolo_v4, yolo_v4_tiny
+
+
+class TestYoloV4Tiny(DetectorContract):
+    @staticmethod
+    def build() -> Detector:
+        return yolo_v4_tiny(len(CLASSES), [SMALL + MIDDLE, LARGE])
+
+
+class TestYoloV3(DetectorContract):
+    @staticmethod
+    def build() -> Detector:
+        return yolo_v3("test_resnet", len(CLASSES), [SMALL, MIDDLE, LARGE])
+
+
+class TestYoloV4(DetectorContract):
+    @staticmethod
+    def build() -> Detector:
+        return yolo_v4("test_resnet", len(CLASSES), [SMALL, MIDDLE, LARGE])
+
+
+@pytest.mark.parametrize("backbone", ["cspdarknet53", "cs3darknet_s"])
+def test_cross_stages_without_a_split_compute_the_same(backbone: str) -> None:
+    network = timm.create_model(backbone, features_only=True, pretrained=False).eval()
+    inputs = torch.randn(1, 3, 64, 64)
+    changed = copy.deepcopy(network)
+    unsplit(changed)
+    with torch.inference_mode():
+        for expected, found in zip(network(inputs), changed(inputs), strict=True):
+            assert torch.allclose(expected, found, atol=1e-5)
+    assert {type(layer).__name__ for layer in changed.modules()}.isdisjoint({"CrossStage", "CrossStage3"})
+
+
+def test_features_have_their_strides_and_a_backbone_without_them_is_refused() -> None:
+    features = Features("test_resnet", 1, (8, 16))
+    assert [tuple(one.shape) for one in features(torch.zeros(1, 1, 64, 32))] == [(1, 48, 8, 4), (1, 192, 4, 2)]
+    for backbone in ("test_vit", "no_such_network"):
+        with pytest.raises(ValueError, match=rf"'{backbone}' has no feature maps of the strides 8, 32"):
+            Features(backbone, 3, (8, 32))
+
+
+def test_anchors_are_needed_for_every_level() -> None:
+    with pytest.raises(ValueError, match="anchors are needed for each of the strides 16, 32"):
+        yolo_v4_tiny(2, [SMALL])
+
+
+def test_an_object_is_to_be_found_where_its_centre_is_by_the_anchors_of_its_shape() -> None:
+    detector = yolo_v4_tiny(2, [[(10.0, 10.0), (10.0, 30.0)], [(40.0, 40.0), (80.0, 80.0)]])
+    boxes = torch.tensor([[27.0, 5.0, 37.0, 35.0], [20.0, 20.0, 60.0, 62.0]])
+    # On a grid of 4 x 4 cells of 16 pixels, and one of 2 x 2 cells of 32 pixels.
+    objects, candidates = detector._match(boxes, [(4, 4), (2, 2)])
+    row, column = 1, 2
+    narrow = [(0, (row * 4 + column) * 2), (0, (row * 4 + column) * 2 + 1)]
+    row, column = 1, 1
+    square = [(1, 32 + (row * 2 + column) * 2), (1, 32 + (row * 2 + column) * 2 + 1)]
+    assert list(zip(objects.tolist(), candidates.tolist(), strict=True)) == narrow + square
