@@ -135,3 +135,7 @@ def _train(request: Request, reporter: Reporter) -> Output:
 
 SSD = Detection("ssd")
 DSSD = Detection("dssd")
+YOLO_V3 = Detection("yolo_v3")
+YOLO_V4 = Detection("yolo_v4")
+YOLO_V4_TINY = Detection("yolo_v4_tiny")
+DETECTNET_V2 = Detection("detectnet_v2")

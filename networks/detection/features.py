@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import timm
 import torch
 from timm.models.cspnet import CrossStage, CrossStage3
 from torch import nn
+
+from ...schemas.errors import SpecError
 
 
 class Features(nn.Module):
@@ -19,24 +22,38 @@ class Features(nn.Module):
         """`channels` are those of the input.
 
         Raises:
-            ValueError: the network has no feature map of one of the strides, or timm no such network.
+            SpecError: timm has no such network, or it has no feature map of one of the strides.
         """
         super().__init__()
+        if not timm.is_model(backbone):
+            close = difflib.get_close_matches(backbone, timm.list_models(), n=5, cutoff=0.5)
+            raise SpecError(
+                f"timm has no model {backbone!r} for the backbone.",
+                hint=f"Similar names: {', '.join(close)}." if close else "timm.list_models() lists the names.",
+            )
         try:
             # why: the numbers of the feature maps are known only when the network exists; there it costs nothing.
             with torch.device("meta"):
                 found: list[int] = _create(backbone, channels).feature_info.reduction()
-            # why the last of a stride: it has seen the most layers.
-            chosen = [max(i for i, reduction in enumerate(found) if reduction == stride) for stride in strides]
-        except (RuntimeError, AttributeError, ValueError) as error:
-            wanted = ", ".join(map(str, strides))
-            raise ValueError(f"timm's {backbone!r} has no feature maps of the strides {wanted}") from error
+        except (RuntimeError, AttributeError) as error:
+            raise _unfit(backbone, strides) from error
+        if not set(strides) <= set(found):
+            raise _unfit(backbone, strides)
+        # why the last of a stride: it has seen the most layers.
+        chosen = [max(i for i, reduction in enumerate(found) if reduction == stride) for stride in strides]
         self.network = _create(backbone, channels, out_indices=chosen)
         unsplit(self.network)
         self.channels: list[int] = self.network.feature_info.channels()
 
     def forward(self, inputs_BCHW: torch.Tensor) -> list[torch.Tensor]:
         return self.network(inputs_BCHW)
+
+
+def _unfit(backbone: str, strides: Sequence[int]) -> SpecError:
+    return SpecError(
+        f"The backbone {backbone} has no feature maps of the strides {', '.join(map(str, strides))}.",
+        hint="Use a network that halves the size at each stage, for example a resnet or a mobilenet.",
+    )
 
 
 def _create(backbone: str, channels: int, **options: Any) -> Any:

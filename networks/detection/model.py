@@ -21,7 +21,14 @@ from .geometry import Resizing
 from .selection import Limits, select
 
 #: Network -> module here whose `build(record)` returns it with random weights. They are imported when needed.
-_MODULES: Final = {"ssd": "ssd", "dssd": "ssd"}
+_MODULES: Final = {
+    "ssd": "ssd",
+    "dssd": "ssd",
+    "yolo_v3": "yolo_models",
+    "yolo_v4": "yolo_models",
+    "yolo_v4_tiny": "yolo_models",
+    "detectnet_v2": "detectnet_models",
+}
 
 NETWORKS: Final = tuple(_MODULES)
 

@@ -9,7 +9,7 @@ from ...schemas.actions import Action
 from ...schemas.specs import Spec
 from ..deployment_specs import ExportSpec, FlatEngineSpec, FlatPruneSpec
 from ..registry import Network
-from . import ssd_spec
+from . import detectnet_spec, ssd_spec, yolo_spec
 from .spec import EvaluateSpec, InferenceSpec
 
 _ACTIONS = "prefect_trainyard.networks.detection.actions"
@@ -69,4 +69,41 @@ DSSD = replace(
     quick=_quick("dssd_config", pred_num_channels=32),
 )
 
-DETECTORS = (SSD, DSSD)
+YOLO_V3 = replace(
+    SSD,
+    name="yolo_v3",
+    specs=_specs(yolo_spec.YoloV3TrainSpec),
+    implementation=f"{_ACTIONS}:YOLO_V3",
+    library="timm.create_model, with neck, heads and loss of our own",
+    licence="Apache-2.0",
+    quick=_quick("yolov3_config"),
+)
+
+YOLO_V4 = replace(
+    YOLO_V3,
+    name="yolo_v4",
+    specs=_specs(yolo_spec.YoloV4TrainSpec),
+    implementation=f"{_ACTIONS}:YOLO_V4",
+    quick=_quick("yolov4_config"),
+)
+
+YOLO_V4_TINY = replace(
+    YOLO_V3,
+    name="yolo_v4_tiny",
+    specs=_specs(yolo_spec.YoloV4TinyTrainSpec),
+    implementation=f"{_ACTIONS}:YOLO_V4_TINY",
+    library="PyTorch, all of it our own",
+    quick=_quick("yolov4_config", arch="cspdarknet_tiny"),
+)
+
+DETECTNET_V2 = replace(
+    SSD,
+    name="detectnet_v2",
+    specs=_specs(detectnet_spec.DetectNetTrainSpec),
+    implementation=f"{_ACTIONS}:DETECTNET_V2",
+    library="timm.create_model, with heads and loss of our own",
+    licence="Apache-2.0",
+    quick=_quick("model_config"),
+)
+
+DETECTORS = (SSD, DSSD, YOLO_V3, YOLO_V4, YOLO_V4_TINY, DETECTNET_V2)

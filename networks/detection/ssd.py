@@ -18,8 +18,8 @@ from torchvision.models.detection.ssd import SSDHead
 
 from ...schemas.errors import SpecError
 from .anchors import NEITHER, assign, decode
-from .backbone import Features
 from .detector import Candidates, Detector
+from .features import Features
 from .model import Record
 from .pictures import Target
 from .ssd_spec import DssdConfig, SsdConfig

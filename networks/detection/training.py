@@ -29,6 +29,7 @@ from .model import Record, build, load_model, save_model, start_from
 from .pictures import Pictures, require_objects
 from .plans import Recipe, recipe_of, settings_of
 from .predictions import detections, pictures_of
+from .yolo_anchors import with_anchors
 
 #: Largest side of an input that is chosen by the pictures.
 _LARGEST = 512
@@ -163,6 +164,7 @@ def _start(request: Request, recipe: Recipe, index: BoxIndex, reporter: Reporter
         std=per_channel(recipe.reading.std, recipe.channels),
         resize="letterbox" if recipe.resizing == "letterbox" else "stretch-bilinear",
     )
+    record = with_anchors(record, index, request.weights)
     if request.weights is None:
         return build(record)
     # why also for a resumed training, which gets all its weights from the checkpoint: a pruned base gives the shapes.
