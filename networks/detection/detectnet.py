@@ -53,12 +53,11 @@ class DetectNet(Detector):
         self.coverage = nn.Conv2d(self.features.channels[0], classes, 1)
         self.edges = nn.Conv2d(self.features.channels[0], 4, 1)
         self._learning = learning or Learning()
-        for head in (self.coverage, self.edges):
+        # why: the first boxes reach half a unit to each side.
+        for head, bias in ((self.coverage, -math.log(1 / _PRIOR - 1)), (self.edges, 0.5)):
             nn.init.normal_(head.weight, std=0.01)
             assert head.bias is not None
-        nn.init.constant_(self.coverage.bias, -math.log(1 / _PRIOR - 1))
-        # why: a box of half a unit to each side, so that the first boxes are boxes.
-        nn.init.constant_(self.edges.bias, 0.5)
+            nn.init.constant_(head.bias, bias)
 
     def forward(self, inputs_BCHW: torch.Tensor, targets: Sequence[Target] | None = None) -> torch.Tensor | Candidates:
         (features_BCHW,) = self.features(inputs_BCHW)

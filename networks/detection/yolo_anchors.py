@@ -32,9 +32,8 @@ def with_anchors(record: Record, index: BoxIndex, base: Path | None) -> Record:
     names = [name for name in _SHAPES if name in record.options]
     if not names or record.options[names[0]]:
         return record
-    return record.model_copy(
-        update={"options": {**record.options, **(_of_base(base, record) or _found(record, index, names))}}
-    )
+    found = _of_base(base, record) or _found(record, index, names)
+    return record.model_copy(update={"options": {**record.options, **found}})
 
 
 def _of_base(base: Path | None, record: Record) -> dict[str, Any] | None:
@@ -42,12 +41,9 @@ def _of_base(base: Path | None, record: Record) -> dict[str, Any] | None:
     if base is None or raw is None:
         return None
     given = parse_record(raw, base.name)
-    # why: the weights of another network are refused by those who load them.
-    return (
-        {name: given.options[name] for name in _SHAPES if name in given.options}
-        if given.network == record.network
-        else None
-    )
+    if given.network != record.network:  # which is refused by those who load the weights
+        return None
+    return {name: given.options[name] for name in _SHAPES if name in given.options}
 
 
 def _found(record: Record, index: BoxIndex, names: list[str]) -> dict[str, Any]:

@@ -18,15 +18,19 @@ def build(record: Record) -> Yolo:
 
 
 def _learning(record: Record) -> Learning:
-    kind = {"yolo_v3": YoloV3Config, "yolo_v4": YoloV4Config, "yolo_v4_tiny": YoloV4TinyConfig}[record.network]
-    config = kind.model_validate(record.options)
-    is_v4 = not isinstance(config, YoloV3Config)
+    kinds: dict[str, type[YoloV3Config] | type[YoloV4Config] | type[YoloV4TinyConfig]] = {
+        "yolo_v3": YoloV3Config,
+        "yolo_v4": YoloV4Config,
+        "yolo_v4_tiny": YoloV4TinyConfig,
+    }
+    config = kinds[record.network].model_validate(record.options)
+    v4 = None if isinstance(config, YoloV3Config) else config
     return Learning(
-        is_complete_iou=is_v4,
-        matching_iou=config.box_matching_iou if is_v4 else None,
+        is_complete_iou=v4 is not None,
+        matching_iou=None if v4 is None else v4.box_matching_iou,
         neutral_iou=config.matching_neutral_box_iou,
         box_weight=config.loss_loc_weight,
         objectness_weight=config.loss_neg_obj_weights,
         class_weight=config.loss_class_weights,
-        label_smoothing=config.label_smoothing if is_v4 else 0.0,
+        label_smoothing=0.0 if v4 is None else v4.label_smoothing,
     )

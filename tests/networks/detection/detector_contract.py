@@ -18,7 +18,7 @@ from prefect_trainyard.datasets.boxes import DONT_CARE
 from prefect_trainyard.networks.detection.detector import Detector
 from prefect_trainyard.networks.detection.pictures import Pictures, Target
 from prefect_trainyard.networks.onnx_tools import export_graph
-from prefect_trainyard.networks.pruning import Bounds, prune_share
+from prefect_trainyard.networks.pruning import Bounds, prune_share, prune_threshold
 from prefect_trainyard.networks.weights import count_parameters, resize_to
 from torchvision.ops import batched_nms, box_iou
 
@@ -199,18 +199,32 @@ class DetectorContract:
             assert np.allclose(boxes_BN4, expected_BN4, atol=0.05, rtol=1e-3)
             assert np.allclose(scores_BNK, expected_BNK, atol=1e-3)
 
+    @pytest.mark.filterwarnings("ignore:Unwrapped parameters")
     def test_it_is_pruned_rebuilt_and_learns_on(self, learned: Learned, few: Few) -> None:
+        pruned = self._prunable(learned)
+        prune_share(pruned, torch.zeros(1, 3, SIZE, SIZE), 0.3, Bounds(pruned.fixed_layers(), 4, 4))
+        assert count_parameters(pruned) <= 0.7 * count_parameters(learned.detector)
+        rebuilt = self._rebuilt(pruned, few)
+        losses = learn(rebuilt, few, 20, self.rate / 3)
+        assert np.mean(losses[-3:]) < self.falls_to * learned.losses[0], losses
+
+    @pytest.mark.filterwarnings("ignore:Unwrapped parameters")
+    def test_its_weak_channels_are_pruned(self, learned: Learned, few: Few) -> None:
+        pruned = self._prunable(learned)
+        prune_threshold(pruned, torch.zeros(1, 3, SIZE, SIZE), 0.95, Bounds(pruned.fixed_layers(), 4, 4))
+        assert count_parameters(pruned) < count_parameters(learned.detector)
+        self._rebuilt(pruned, few)
+
+    def _prunable(self, learned: Learned) -> Detector:
         if not self.is_prunable:
             pytest.skip("TAO does not prune it either")
-        pruned = copy.deepcopy(learned.detector)
-        before = count_parameters(pruned)
-        prune_share(pruned, torch.zeros(1, 3, SIZE, SIZE), 0.3, Bounds(pruned.fixed_layers(), 4, 4))
-        assert count_parameters(pruned) <= 0.7 * before
+        return copy.deepcopy(learned.detector)
+
+    def _rebuilt(self, pruned: Detector, few: Few) -> Detector:
         rebuilt = self.build()
         resize_to(rebuilt, pruned.state_dict())
         rebuilt.load_state_dict(pruned.state_dict())
         with torch.inference_mode():
             for ours, theirs in zip(pruned.eval()(few.inputs_BCHW), rebuilt.eval()(few.inputs_BCHW), strict=True):
                 assert torch.allclose(ours, theirs, atol=1e-4)
-        losses = learn(rebuilt, few, 20, self.rate / 3)
-        assert np.mean(losses[-3:]) < self.falls_to * learned.losses[0], losses
+        return rebuilt
