@@ -10,9 +10,9 @@ from ...schemas.specs import Spec
 from ..training import Request
 from . import evaluation
 from .compression import build_engine, export, prune
-from .plans import limits_of, recipe_of, settings_of
+from .plans import look_of, recipe_of, settings_of
 from .predictions import open_predictor
-from .spec import EvalConfig, EvaluateSpec, InferenceSpec
+from .spec import EvalConfig
 from .training import train as run_training
 
 
@@ -72,25 +72,27 @@ class Detection:
         )
         return _train(request, reporter)
 
-    def evaluate(self, spec: EvaluateSpec, *, model: Path, data: Path, out: Path, reporter: Reporter) -> Output:
+    def evaluate(self, spec: Spec, *, model: Path, data: Path, out: Path, reporter: Reporter) -> Output:
         """Measure a model on pictures with boxes."""
+        look = look_of(spec)
         return evaluation.evaluate(
-            limits=limits_of(spec.nms_config),
-            batch_size=spec.eval_config.batch_size,
-            samples=spec.eval_config.samples,
+            limits=look.limits,
+            batch_size=look.batch_size,
+            samples=look.samples,
             model=model,
             data=data,
             out=out,
             reporter=reporter,
         )
 
-    def infer(self, spec: InferenceSpec, *, model: Path, data: Path, out: Path, reporter: Reporter) -> Output:
+    def infer(self, spec: Spec, *, model: Path, data: Path, out: Path, reporter: Reporter) -> Output:
         """Write the boxes in pictures."""
+        look = look_of(spec)
         return evaluation.infer(
-            limits=limits_of(spec.nms_config),
-            batch_size=spec.inference_config.batch_size,
-            overlays=spec.inference_config.overlays,
-            samples=spec.inference_config.samples,
+            limits=look.limits,
+            batch_size=look.batch_size,
+            overlays=look.overlays,
+            samples=look.samples,
             model=model,
             data=data,
             out=out,
@@ -139,3 +141,7 @@ YOLO_V3 = Detection("yolo_v3")
 YOLO_V4 = Detection("yolo_v4")
 YOLO_V4_TINY = Detection("yolo_v4_tiny")
 DETECTNET_V2 = Detection("detectnet_v2")
+EFFICIENTDET = Detection("efficientdet")
+EFFICIENTDET_TF2 = Detection("efficientdet_tf2")
+DEFORMABLE_DETR = Detection("deformable_detr")
+DINO = Detection("dino")

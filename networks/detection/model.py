@@ -28,6 +28,10 @@ _MODULES: Final = {
     "yolo_v4": "yolo_models",
     "yolo_v4_tiny": "yolo_models",
     "detectnet_v2": "detectnet_models",
+    "efficientdet": "efficientdet_models",
+    "efficientdet_tf2": "efficientdet_models",
+    "deformable_detr": "detr_models",
+    "dino": "detr_models",
 }
 
 NETWORKS: Final = tuple(_MODULES)

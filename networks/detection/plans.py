@@ -9,9 +9,13 @@ from ...schemas.specs import Spec
 from ..reading_spec import Reading
 from ..training import Settings
 from . import spec as v4
+from . import spec_v5 as v5
 from .augmentation import Augmentation
+from .efficientdet_spec import EfficientDetTf2TrainSpec
 from .geometry import Resizing
 from .selection import Limits
+
+_TOLD = ("mAP50", "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +35,55 @@ class Recipe:
     augmentation: Augmentation
     batch_size: int
     limits: Limits
+    most_classes: int | None = None
+    """With the background; None for any number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How pictures are looked at by a trained model."""
+
+    batch_size: int
+    samples: int
+    limits: Limits
+    overlays: bool = False
 
 
 def recipe_of(spec: Spec) -> Recipe:
-    assert isinstance(spec, v4.TrainSpec)
-    changes = spec.augmentation_config
+    if isinstance(spec, v4.TrainSpec):
+        architecture = spec.architecture
+        return Recipe(
+            network=spec.NETWORK,
+            backbone=architecture.backbone,
+            options=architecture.model_dump(),
+            batch_size=spec.training_config.batch_size_per_gpu,
+            limits=limits_of(spec.nms_config),
+            **_reading(spec.dataset_config, spec.augmentation_config),
+        )
+    if isinstance(spec, EfficientDetTf2TrainSpec):
+        network, batch_size = "efficientdet_tf2", spec.train.batch_size
+    else:
+        assert isinstance(spec, v5.TrainV5)
+        network, batch_size = spec.NETWORK, spec.dataset.batch_size
     return Recipe(
-        network=spec.NETWORK,
-        backbone=spec.architecture.backbone,
-        options=spec.architecture.model_dump(),
-        width=changes.output_width,
-        height=changes.output_height,
-        channels=changes.output_channel,
-        resizing="letterbox" if spec.dataset_config.keep_aspect_ratio else "stretch",
-        reading=spec.dataset_config,
-        augmentation=Augmentation(
+        network=network,
+        backbone=spec.model.backbone,
+        options=spec.model.model_dump(),
+        batch_size=batch_size,
+        limits=Limits(),
+        most_classes=spec.dataset.num_classes or None,
+        **_reading(spec.dataset, spec.dataset.augmentation),
+    )
+
+
+def _reading(data: v4.DatasetConfig, changes: v4.AugmentationConfig) -> dict[str, Any]:
+    return {
+        "width": changes.output_width,
+        "height": changes.output_height,
+        "channels": changes.output_channel,
+        "resizing": "letterbox" if data.keep_aspect_ratio else "stretch",
+        "reading": data,
+        "augmentation": Augmentation(
             flip=changes.horizontal_flip,
             zoom=changes.zoom,
             mosaic=changes.mosaic_prob,
@@ -55,25 +93,91 @@ def recipe_of(spec: Spec) -> Recipe:
             hue=changes.hue,
             min_visible=changes.min_visible,
         ),
-        batch_size=spec.training_config.batch_size_per_gpu,
-        limits=limits_of(spec.nms_config),
-    )
+    }
 
 
 def limits_of(nms: v4.NmsConfig) -> Limits:
     return Limits(score=nms.confidence_threshold, iou=nms.clustering_iou_threshold, boxes=nms.top_k)
 
 
+def look_of(spec: Spec) -> Look:
+    """Return what a spec of evaluate or inference says."""
+    if isinstance(spec, v4.EvaluateSpec):
+        evaluation = spec.eval_config
+        return Look(batch_size=evaluation.batch_size, samples=evaluation.samples, limits=limits_of(spec.nms_config))
+    if isinstance(spec, v4.InferenceSpec):
+        config = spec.inference_config
+        return Look(
+            batch_size=config.batch_size,
+            samples=config.samples,
+            limits=limits_of(spec.nms_config),
+            overlays=config.overlays,
+        )
+    assert isinstance(spec, v5.EvaluateV5 | v5.InferenceV5)
+    asked = spec.evaluate if isinstance(spec, v5.EvaluateV5) else spec.inference
+    return Look(
+        batch_size=spec.dataset.batch_size,
+        samples=asked.samples,
+        limits=Limits(score=asked.conf_threshold),
+        overlays=asked.overlays if isinstance(asked, v5.Inference) else False,
+    )
+
+
 def settings_of(spec: Spec) -> Settings:
     """Return what the loop has to know."""
-    assert isinstance(spec, v4.TrainSpec)
+    if isinstance(spec, v4.TrainSpec):
+        return _settings_v4(spec)
+    if isinstance(spec, EfficientDetTf2TrainSpec):
+        train, rates, optimizer = spec.train, spec.train.lr_schedule, spec.train.optimizer
+        return Settings(
+            num_gpus=spec.gpus,
+            optimizer=optimizer.name,
+            lr=rates.learning_rate,
+            weight_decay=optimizer.weight_decay,
+            momentum=optimizer.momentum,
+            warmup_epochs=rates.warmup_epoch,
+            min_lr_ratio=rates.min_lr_ratio,
+            **_loop(train),
+        )
+    assert isinstance(spec, v5.TrainV5)
+    optim = spec.train.optim
+    return Settings(
+        num_gpus=spec.train.num_gpus,
+        optimizer=optim.optimizer,
+        lr=optim.lr,
+        weight_decay=optim.weight_decay,
+        momentum=optim.momentum,
+        warmup_epochs=optim.warmup_share * spec.train.num_epochs,
+        min_lr_ratio=optim.min_lr_ratio,
+        **_loop(spec.train),
+    )
+
+
+def _loop(train: v5.Loop) -> dict[str, Any]:
+    return {
+        "max_epochs": train.num_epochs,
+        "metric": train.metric,
+        "maximize": train.metric != "loss",
+        "told_metrics": _TOLD,
+        "seed": train.seed,
+        "deterministic": train.deterministic,
+        "precision": train.precision,
+        "policy": "cosine",
+        "evaluation_interval": train.validation_interval,
+        "checkpoint_interval": train.checkpoint_interval,
+        "patience": train.patience,
+        "grad_clip": train.clip_grad_norm,
+    }
+
+
+def _settings_v4(spec: v4.TrainSpec) -> Settings:
     config, evaluation = spec.training_config, spec.eval_config
     rates = config.learning_rate.soft_start_annealing_schedule
     return Settings(
         max_epochs=config.num_epochs,
         metric=evaluation.metric,
         maximize=evaluation.metric != "loss",
-        told_metrics=("mAP50", "loss"),
+        told_metrics=_TOLD,
         num_gpus=spec.gpus,
         seed=spec.random_seed,
         deterministic=config.deterministic,

@@ -9,7 +9,7 @@ from ...schemas.actions import Action
 from ...schemas.specs import Spec
 from ..deployment_specs import ExportSpec, FlatEngineSpec, FlatPruneSpec
 from ..registry import Network
-from . import detectnet_spec, ssd_spec, yolo_spec
+from . import detectnet_spec, detr_spec, efficientdet_spec, spec_v5, ssd_spec, yolo_spec
 from .spec import EvaluateSpec, InferenceSpec
 
 _ACTIONS = "prefect_trainyard.networks.detection.actions"
@@ -39,6 +39,15 @@ def _quick(section: str, **changes: Any) -> dict[Action, dict[str, Any]]:
             "training_config": {"batch_size_per_gpu": 6, "deterministic": True, "precision": "fp32"},
         },
         Action.PRUNE: {"method": "ratio", "pruning_ratio": 0.3, "granularity": 2, "min_channels": 4},
+    }
+
+
+def _quick_detr(**changes: Any) -> dict[str, Any]:
+    small = {"num_queries": 20, "hidden_dim": 64, "nheads": 4, "enc_layers": 1, "dec_layers": 2, "dim_feedforward": 64}
+    return {
+        "model": {"backbone": "test_resnet", "dropout_ratio": 0.0, **small, **changes},
+        "dataset": {"workers": 0, "batch_size": 6, "augmentation": _STILL},
+        "train": {"optim": {"lr": 0.001}, "deterministic": True, "precision": "fp32"},
     }
 
 
@@ -106,4 +115,78 @@ DETECTNET_V2 = replace(
     quick=_quick("model_config"),
 )
 
-DETECTORS = (SSD, DSSD, YOLO_V3, YOLO_V4, YOLO_V4_TINY, DETECTNET_V2)
+EFFICIENTDET = replace(
+    SSD,
+    name="efficientdet",
+    specs=_specs(efficientdet_spec.EfficientDetTrainSpec),
+    implementation=f"{_ACTIONS}:EFFICIENTDET",
+    library="timm.create_model, with pyramid, heads and loss of our own",
+    licence="Apache-2.0",
+    quick=_quick("model_config", anchor_scale=2.0),
+)
+
+EFFICIENTDET_TF2 = replace(
+    EFFICIENTDET,
+    name="efficientdet_tf2",
+    specs={
+        Action.TRAIN: efficientdet_spec.EfficientDetTf2TrainSpec,
+        Action.EVALUATE: efficientdet_spec.EfficientDetTf2EvaluateSpec,
+        Action.PRUNE: FlatPruneSpec,
+        Action.RETRAIN: efficientdet_spec.EfficientDetTf2TrainSpec,
+        Action.EXPORT: spec_v5.ExportV5,
+        Action.GEN_TRT_ENGINE: spec_v5.EngineV5,
+        Action.INFERENCE: spec_v5.InferenceV5,
+    },
+    epochs_parameter="train.num_epochs",
+    metric_parameter="train.metric",
+    implementation=f"{_ACTIONS}:EFFICIENTDET_TF2",
+    quick={
+        Action.TRAIN: {
+            "model": {"backbone": "test_resnet", "anchor_scale": 2.0},
+            "dataset": {"workers": 0, "augmentation": _STILL},
+            "train": {"batch_size": 6, "deterministic": True, "precision": "fp32"},
+        },
+        Action.PRUNE: EFFICIENTDET.quick[Action.PRUNE],
+    },
+)
+
+#: The API documents give the two no prune and no retrain.
+DEFORMABLE_DETR = replace(
+    SSD,
+    name="deformable_detr",
+    dataset_formats=("coco", "kitti", "pascal_voc", "raw", "coco_raw"),
+    specs={
+        Action.TRAIN: detr_spec.DeformableDetrTrainSpec,
+        Action.EVALUATE: spec_v5.EvaluateV5,
+        Action.EXPORT: spec_v5.ExportV5,
+        Action.GEN_TRT_ENGINE: spec_v5.EngineV5,
+        Action.INFERENCE: spec_v5.InferenceV5,
+    },
+    epochs_parameter="train.num_epochs",
+    metric_parameter="train.metric",
+    implementation=f"{_ACTIONS}:DEFORMABLE_DETR",
+    library="timm.create_model, with a transformer of our own",
+    licence="Apache-2.0",
+    quick={Action.TRAIN: _quick_detr()},
+)
+
+DINO = replace(
+    DEFORMABLE_DETR,
+    name="dino",
+    specs={**DEFORMABLE_DETR.specs, Action.TRAIN: detr_spec.DinoTrainSpec},
+    implementation=f"{_ACTIONS}:DINO",
+    quick={Action.TRAIN: _quick_detr(dn_number=10)},
+)
+
+DETECTORS = (
+    SSD,
+    DSSD,
+    YOLO_V3,
+    YOLO_V4,
+    YOLO_V4_TINY,
+    DETECTNET_V2,
+    EFFICIENTDET,
+    EFFICIENTDET_TF2,
+    DEFORMABLE_DETR,
+    DINO,
+)

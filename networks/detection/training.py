@@ -11,7 +11,7 @@ from torch import nn
 
 from ...datasets.box_index import BoxIndex, open_box_index
 from ...schemas.actions import Action
-from ...schemas.errors import JobFailed
+from ...schemas.errors import DatasetError, JobFailed
 from ...schemas.reporting import Reporter
 from ...schemas.results import Output
 from .. import training
@@ -151,6 +151,11 @@ def _start(request: Request, recipe: Recipe, index: BoxIndex, reporter: Reporter
             raise JobFailed("A retrain job starts from the weights of its parent, and there are none.")
         model, record = load_model(request.weights)
         return model, record.model_copy(update={"epoch": None, "metrics": {}})
+    if recipe.most_classes is not None and len(index.classes) > recipe.most_classes:
+        raise DatasetError(
+            f"dataset.num_classes is {recipe.most_classes}, and the training data has {len(index.classes)} classes.",
+            hint="Raise it, or set it to 0 for as many as the data has.",
+        )
     width, height = input_size(index, _LARGEST)
     record = Record(
         network=recipe.network,

@@ -82,4 +82,5 @@ CONTRACT_DATA: dict[tuple[str, str], Callable[[Path], ContractData]] = {
     ("image_classification", "custom"): table_of_tasks,
     ("semantic_segmentation", "unet"): masked_scenes,
     ("object_detection", "kitti"): boxed_scenes,
+    ("object_detection", "coco"): boxed_scenes,
 }
