@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # No cloud, no hub: what is not installed is not there.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo demo-sweep test test-fast test-long fuzz faults check format bench clean
+.PHONY: setup demo demo-sweep test test-fast test-long fuzz faults check format bench docs models clean
 
 setup: $(STAMP)
 
@@ -69,6 +69,14 @@ bench: setup
 	$(BIN)/python benchmarks/sweep_overhead.py
 	$(BIN)/python benchmarks/sweep_epochs.py
 	$(BIN)/python benchmarks/sweep_suggestions.py
+
+# The pages that are made from the code.
+docs: setup
+	$(BIN)/trainyard networks --write docs/networks
+
+# Does every network learn as well as its library does in a plain script? Half an hour.
+models: setup
+	$(BIN)/python benchmarks/models.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from . import cli_base, cli_jobs, cli_signing, cli_upkeep
+from . import cli_base, cli_jobs, cli_networks, cli_signing, cli_upkeep
 from .cli_access import HomeOption, read_settings
 from .schemas.errors import YardError
 
@@ -35,6 +35,7 @@ app.add_typer(cli_upkeep.orgs, name="orgs")
 app.add_typer(cli_base.base, name="base")
 app.command()(cli_jobs.logs)
 app.command()(cli_upkeep.gc)
+app.command()(cli_networks.networks)
 
 DOWN_TIMEOUT_S = 60.0
 

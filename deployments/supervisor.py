@@ -329,6 +329,7 @@ def part_health(state: YardState) -> dict[str, bool]:
         "mlflow": f"{state.mlflow_url}/health",
     }
     return {
-        name: record.find() is not None and (name not in urls or answers(urls[name]))
+        # why so long: a busy machine is slow, which is not the same as down.
+        name: record.find() is not None and (name not in urls or answers(urls[name], timeout_s=10.0))
         for name, record in state.parts.items()
     }

@@ -14,6 +14,7 @@ from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.deployments.settings import YardSettings
 from prefect_trainyard.deployments.worker_settings import WorkerSettings
 from prefect_trainyard.networks.registry import networks
+from prefect_trainyard.networks.tables import network_page, networks_table
 from prefect_trainyard.schemas.sweeps import SweepSettings
 from support import QUICK_TRAIN, ROOT
 
@@ -44,20 +45,15 @@ def test_the_table_of_sweep_settings_is_complete() -> None:
     assert sweep_settings_table() in (ROOT / "docs" / "sweeps.md").read_text()
 
 
-def networks_table() -> str:
-    rows = ["| network | family | library | actions | metrics |", "|---|---|---|---|---|"]
-    for network in networks():
-        names = ", ".join(f"`{name}`" for name in (network.name, *network.aliases))
-        metrics = ", ".join(f"`{name}`" for name in network.metrics)
-        rows.append(
-            f"| {names} | {network.family} | {network.library} ({network.licence}) | {', '.join(network.actions)} "
-            f"| {metrics} |"
-        )
-    return "\n".join(rows)
-
-
 def test_the_table_of_networks_is_complete() -> None:
-    assert networks_table() in (ROOT / "docs" / "networks.md").read_text()
+    assert networks_table() in (ROOT / "docs" / "networks.md").read_text(), (
+        "run `make docs`, and copy `trainyard networks`"
+    )
+
+
+def test_every_network_has_its_page() -> None:
+    pages = {path.name: path.read_text() for path in (ROOT / "docs" / "networks").glob("*.md")}
+    assert pages == {f"{network.name}.md": network_page(network) for network in networks()}, "run `make docs`"
 
 
 def test_the_variables_of_the_facade_are_as_they_are_told() -> None:

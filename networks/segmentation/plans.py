@@ -72,7 +72,7 @@ def settings_of(spec: Spec) -> Settings:
             metric=config.metric,
             maximize=config.metric != "loss",
             told_metrics=_TOLD,
-            num_gpus=config.num_gpus,
+            num_gpus=spec.gpus,
             seed=config.random_seed,
             deterministic=config.deterministic,
             precision=config.precision,

@@ -73,13 +73,6 @@ class TrainingConfig(Spec):
         log=True,
         math_cond="^ 2",
     )
-    num_gpus: int = parameter(
-        1,
-        description="GPUs to train on. A machine without GPUs runs as many processes on its CPUs.",
-        ge=1,
-        le=64,
-        popular=True,
-    )
     loss: Literal["cross_entropy", "cross_dice_sum", "dice"] = parameter(
         "cross_entropy", description="Loss; cross_dice_sum helps small classes.", popular=True, automl=True
     )
@@ -133,6 +126,13 @@ class TrainingConfig(Spec):
 class TrainSpec(Spec):
     """Spec of `train` and `retrain`; a retrain takes the architecture and the classes from its parent."""
 
+    gpus: int = parameter(
+        1,
+        description="GPUs to train on. A machine without GPUs runs as many processes on its CPUs.",
+        ge=1,
+        le=64,
+        popular=True,
+    )
     model: Model = section(Model)
     dataset_config: DatasetConfig = section(DatasetConfig)
     training_config: TrainingConfig = section(TrainingConfig)

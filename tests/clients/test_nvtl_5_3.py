@@ -2,131 +2,30 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import json
-import os
-import subprocess
-import sys
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from clients.nvtl import Nvtl, create_experiment, upload
 from support import Yard, poll
 
 NETWORK = "classification_pyt"
-FINAL = ("Done", "Error", "Canceled")
-
-
-@dataclass(frozen=True)
-class Nvtl:
-    """The client as a person runs it: a command, its options, what it prints."""
-
-    command: Path
-    home: Path
-    base_url: str
-
-    def __call__(self, *arguments: str, group: str | None = NETWORK) -> str:
-        words = [str(self.command), *([group] if group else []), *arguments]
-        run = subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={"HOME": str(self.home), "PATH": os.environ["PATH"], "BASE_URL": self.base_url},
-        )
-        assert run.returncode == 0, f"{' '.join(words)}\n{run.stdout}\n{run.stderr}"
-        return run.stdout.strip()
-
-    def literal(self, *arguments: str) -> Any:
-        """Return what the tutorials make of the output: they read it as a Python literal."""
-        printed = self(*arguments)
-        try:
-            return json.loads(printed)
-        except json.JSONDecodeError:
-            return ast.literal_eval(printed)
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """An experiment as the notebooks use it: by its id and the commands of the client."""
-
-    nvtl: Nvtl
-    id: str
-
-    def patch(self, **fields: Any) -> dict[str, Any]:
-        command = ("patch-artifact-metadata", "--id", self.id, "--job_type", "experiment", "--update_info")
-        return dict(self.nvtl.literal(*command, json.dumps(fields)))
-
-    def spec(self, action: str) -> dict[str, Any]:
-        return dict(self.nvtl.literal("get-spec", "--id", self.id, "--action", action, "--job_type", "experiment"))
-
-    def run(self, action: str, specs: dict[str, Any], parent: str | None = None) -> str:
-        arguments = ["experiment-run-action", "--action", action, "--id", self.id, "--specs", json.dumps(specs)]
-        printed = self.nvtl(*arguments, *(["--parent_job_id", parent] if parent else []))
-        return str(printed.splitlines()[-1].strip().strip('"'))
-
-    def status(self, job: str) -> dict[str, Any]:
-        shown = self.nvtl("get-action-status", "--id", self.id, "--job", job, "--job_type", "experiment")
-        return dict(json.loads(shown))
-
-    def wait(self, job: str) -> dict[str, Any]:
-        def read() -> dict[str, Any] | None:
-            return shown if (shown := self.status(job))["status"] in FINAL else None
-
-        return poll(read, f"job {job}", 240, 0.5)
-
-    def finished(self, action: str, specs: dict[str, Any], parent: str | None) -> str:
-        job = self.run(action, specs, parent)
-        shown = self.wait(job)
-        assert shown["status"] == "Done", shown
-        return job
-
-    def accuracy(self, job: str) -> float:
-        (kpi,) = [k for k in self.status(job)["result"]["kpi"] if k["metric"] == "accuracy_top-1"]
-        return float(list(kpi["values"].values())[-1])
-
-
-def upload(nvtl: Nvtl, digits: Path, format: str, *archives: str) -> str:
-    """Create a data set of some archives as the notebooks do; return its id."""
-    created = nvtl("dataset-create", "--dataset_type", "image_classification", "--dataset_format", format)
-    dataset_id = created.splitlines()[-1].strip()
-    patch = json.dumps({"name": f"digits {archives[0]}", "description": "digits", "docker_env_vars": {}})
-    nvtl("patch-artifact-metadata", "--id", dataset_id, "--job_type", "dataset", "--update_info", patch)
-    for archive in archives:
-        nvtl("dataset-upload", "--id", dataset_id, "--path", str(digits / f"{archive}.tar.gz"))
-    return dataset_id
-
-
-def create_experiment(nvtl: Nvtl) -> Experiment:
-    made = nvtl("experiment-create", "--network_arch", NETWORK, "--encryption_key", "nvidia_tlt")
-    return Experiment(nvtl, made.splitlines()[-1].strip())
-
-
-@pytest.fixture(scope="module")
-def nvtl(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> Nvtl:
-    """The client in an environment of its own: it is proprietary and never part of this project."""
-    folder = tmp_path_factory.mktemp("nvtl")
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-    subprocess.run(
-        [str(folder / "venv/bin/pip"), "install", "--quiet", "nvidia-tao-client==5.3.0"], check=True, timeout=280
-    )
-    (folder / "home").mkdir()
-    return Nvtl(folder / "venv/bin/nvtl", folder / "home", f"{yard.api_url}/api/v1")
+TYPE = "image_classification"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_whole_notebook(yard: Yard, nvtl: Nvtl, digits: Path, tmp_path: Path) -> None:
     key = yard.make_key("acme", "notebook", release="5.3")
-    nvtl("login", "--ngc-api-key", key, group=None)
+    nvtl("login", "--ngc-api-key", key)
+    nvtl = nvtl.of(NETWORK)
     assert "token = " in (nvtl.home / ".tao" / "config").read_text()
 
-    train_set = upload(nvtl, digits, NETWORK, "train_1", "train_2")
-    eval_set = upload(nvtl, digits, NETWORK, "eval")
-    test_set = upload(nvtl, digits, "raw", "test_raw")
+    train_set = upload(nvtl, TYPE, NETWORK, digits / "train_1.tar.gz", digits / "train_2.tar.gz")
+    eval_set = upload(nvtl, TYPE, NETWORK, digits / "eval.tar.gz")
+    test_set = upload(nvtl, TYPE, "raw", digits / "test_raw.tar.gz")
     listed = nvtl.literal("list-datasets")
     assert {train_set, eval_set, test_set} <= {item["id"] for item in listed}
 
@@ -213,13 +112,13 @@ def test_a_whole_notebook(yard: Yard, nvtl: Nvtl, digits: Path, tmp_path: Path) 
     notebook.patch(checkpoint_choose_method="latest_model")
 
     evaluated = notebook.finished("evaluate", notebook.spec("evaluate"), trained)
-    assert notebook.accuracy(evaluated) > 0.9
+    assert notebook.kpi(evaluated, "accuracy_top-1") > 0.9
     pruned = notebook.finished("prune", notebook.spec("prune"), trained)
     again = notebook.spec("retrain")
     again["train"]["train_config"]["runner"]["max_epochs"] = 4
     again["dataset"]["augmentation"]["horizontal_flip"] = 0.0
     retrained = notebook.finished("retrain", again, pruned)
-    assert notebook.accuracy(notebook.finished("evaluate", notebook.spec("evaluate"), retrained)) > 0.9
+    assert notebook.kpi(notebook.finished("evaluate", notebook.spec("evaluate"), retrained), "accuracy_top-1") > 0.9
     exported = notebook.finished("export", notebook.spec("export"), retrained)
     engine_spec = notebook.spec("gen_trt_engine")
     engine_spec["gen_trt_engine"]["tensorrt"]["data_type"] = "fp16"
@@ -242,8 +141,12 @@ def test_a_whole_notebook(yard: Yard, nvtl: Nvtl, digits: Path, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_automl_steps_of_the_notebook(yard: Yard, nvtl: Nvtl, digits: Path, tmp_path: Path) -> None:
-    nvtl("login", "--ngc-api-key", yard.make_key("acme", "automl", release="5.3"), group=None)
-    train_set, eval_set = upload(nvtl, digits, NETWORK, "train_1"), upload(nvtl, digits, NETWORK, "eval")
+    nvtl("login", "--ngc-api-key", yard.make_key("acme", "automl", release="5.3"))
+    nvtl = nvtl.of(NETWORK)
+    train_set, eval_set = (
+        upload(nvtl, TYPE, NETWORK, digits / "train_1.tar.gz"),
+        upload(nvtl, TYPE, NETWORK, digits / "eval.tar.gz"),
+    )
     notebook = create_experiment(nvtl)
     notebook.patch(train_datasets=[train_set], eval_dataset=eval_set, base_experiment=[])
     parameters = nvtl.literal("model-automl-defaults", "--id", notebook.id)
@@ -292,5 +195,5 @@ def test_the_automl_steps_of_the_notebook(yard: Yard, nvtl: Nvtl, digits: Path, 
     winner = next(trial["id"] for trial in trials if trial["result"] == best["value"])
     assert [path.name for path in model.glob("*.yaml")] == [f"recommendation_{winner}.yaml"]
     evaluated = notebook.finished("evaluate", notebook.spec("evaluate"), search)
-    assert notebook.accuracy(evaluated) == pytest.approx(best["value"], abs=0.005)
+    assert notebook.kpi(evaluated, "accuracy_top-1") == pytest.approx(best["value"], abs=0.005)
     nvtl("experiment-delete", "--id", notebook.id)

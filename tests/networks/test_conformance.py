@@ -42,7 +42,7 @@ NOTEBOOK_KEYS: list[tuple[str, Action, str, Any]] = [
     ("multitask_classification", Action.TRAIN, "gpus", 1),
     ("multitask_classification", Action.GEN_TRT_ENGINE, "data_type", "fp32"),
     ("unet", Action.TRAIN, "training_config.epochs", 50),
-    ("unet", Action.TRAIN, "training_config.num_gpus", 1),
+    ("unet", Action.TRAIN, "gpus", 1),
     ("unet", Action.GEN_TRT_ENGINE, "data_type", "fp32"),
     ("segformer", Action.TRAIN, "train.num_gpus", 1),
     *((name, Action.TRAIN, "train.num_epochs", 10) for name in ("dino", "deformable_detr", "efficientdet_tf2")),

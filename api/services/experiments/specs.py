@@ -116,8 +116,5 @@ def _mentions(value: object, key: str) -> bool:
 def wanted_gpus(parameters: Mapping[str, Any]) -> int:
     """Return how many GPUs a job can use: what the spec of a training says, one for every other action."""
     spec = parameters.get("spec") or {}
-    sections = [spec, *(spec.get(name) for name in ("train", "training_config"))]
-    for section in sections:
-        if isinstance(section, Mapping) and (wanted := section.get("gpus") or section.get("num_gpus")):
-            return int(wanted)
-    return 1
+    train = spec.get("train")
+    return int((train.get("num_gpus") if isinstance(train, Mapping) else None) or spec.get("gpus") or 1)

@@ -260,7 +260,7 @@ def test_a_spec_is_refused_with_its_path(parse: Callable[..., Any]) -> None:
 def test_two_processes_train_one_model_and_resume(
     tmp_path: Path, train: Callable[..., Output], make_recorder: Callable[..., Any]
 ) -> None:
-    two = options("unet", epochs=2, num_gpus=2)
+    two = {**options("unet", epochs=2), "gpus": 2}
     whole = train("unet", tmp_path / "whole", spec=two)
     train("unet", tmp_path / "part", make_recorder(lambda r: bool(r.epochs)), spec=two)
     rest = train("unet", tmp_path / "part", spec=two)
