@@ -135,3 +135,5 @@ def _train(request: Request, reporter: Reporter) -> Output:
 
 SSD = Detection("ssd")
 DSSD = Detection("dssd")
+RETINANET = Detection("retinanet")
+FASTER_RCNN = Detection("faster_rcnn")

@@ -21,7 +21,7 @@ from .geometry import Resizing
 from .selection import Limits, select
 
 #: Network -> module here whose `build(record)` returns it with random weights. They are imported when needed.
-_MODULES: Final = {"ssd": "ssd", "dssd": "ssd"}
+_MODULES: Final = {"ssd": "ssd", "dssd": "ssd", "retinanet": "retinanet", "faster_rcnn": "faster_rcnn"}
 
 NETWORKS: Final = tuple(_MODULES)
 
