@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,8 @@ class Bounds:
     granularity: int
     """Channel counts stay multiples of this."""
     min_channels: int
+    trace: Callable[[nn.Module, torch.Tensor], object] | None = None
+    """Computes outputs that depend on all layers in the way that pruning follows; None: the model does when called."""
 
 
 def prune_share(
@@ -40,6 +42,7 @@ def prune_share(
     pruner = tp.pruner.BasePruner(
         model,
         example,
+        forward_fn=bounds.trace,
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=_HIGHEST_RATIO,
         max_pruning_ratio=_HIGHEST_RATIO,
@@ -62,7 +65,7 @@ def prune_threshold(
     bounds: Bounds,
 ) -> None:
     """Remove every channel whose importance is below `threshold` of the greatest in its group of layers."""
-    graph = tp.DependencyGraph().build_dependency(model, example)
+    graph = tp.DependencyGraph().build_dependency(model, example, forward_fn=bounds.trace)
     importance = tp.importance.GroupMagnitudeImportance(p=2)
     for found in list(graph.get_all_groups(ignored_layers=list(bounds.keep_outputs_of))):
         scores = importance(found)

@@ -33,9 +33,12 @@ def prune_model(
     save: Callable[[Path, dict[str, torch.Tensor], R], None],
     load: Callable[[Path], tuple[nn.Module, R]],
     measure: Callable[[nn.Module], dict[str, float]] | None,
+    trace: Callable[[nn.Module, torch.Tensor], object] | None = None,
     section: str = "",
 ) -> Output:
     """Prune everything but the channels of `outputs`; `measure` gives metrics of the pruned network.
+
+    `trace` is for networks whose own computation cannot be followed, see `Bounds`.
 
     `section` stands before the names of the options in messages, with a dot.
 
@@ -46,7 +49,7 @@ def prune_model(
     reporter.progress(0.1, f"pruning {before:,} parameters")
     if not outputs:
         raise cannot_prune(record)
-    bounds = Bounds(outputs, options.granularity, options.min_channels)
+    bounds = Bounds(outputs, options.granularity, options.min_channels, trace)
     example = torch.zeros(1, *record.shape)
     noise = normalize(random_pixels(record, 2), record)
     try:

@@ -6,11 +6,11 @@ Shapes: B pictures, N default boxes, M boxes of a picture, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_area, box_iou
 
 from .pictures import Target
@@ -21,10 +21,8 @@ _LARGEST = math.log(1000.0 / 16)
 #: A default box of which this share lies in a region to ignore is neither right nor wrong.
 _INSIDE = 0.5
 
-BACKGROUND, NEITHER = -1, -2
-
-#: Returns for default boxes the number of the object that each is for, BACKGROUND or NEITHER, given their IoU_MN.
-Matcher = Callable[[torch.Tensor], torch.Tensor]
+#: As the matcher of the library has them.
+BACKGROUND, NEITHER = Matcher.BELOW_LOW_THRESHOLD, Matcher.BETWEEN_THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,16 @@ class Assigned:
 
 
 def assign(anchors_N4: torch.Tensor, targets: Sequence[Target], matcher: Matcher, coder: BoxCoder) -> Assigned:
+    """Return what is for which object: what `matcher` says, and for every object the box that fits it best."""
     labels, codes = [], []
     for target in targets:
         objects = target.of(~target.is_ignored & (target.labels >= 0))
         number = torch.full((len(anchors_N4),), BACKGROUND, device=anchors_N4.device)
         if len(objects):
-            number = matcher(box_iou(objects.boxes, anchors_N4))
+            iou_MN = box_iou(objects.boxes, anchors_N4)
+            number = matcher(iou_MN)
+            # why not the matcher's way: an object that lies in the best boxes of another would have none.
+            number[iou_MN.argmax(dim=1)] = torch.arange(len(objects), device=number.device)
         label = number.clamp(max=0)
         found = number >= 0
         label[found] = objects.labels[number[found]]
@@ -72,15 +74,15 @@ def lies_in(boxes_N4: torch.Tensor, regions_M4: torch.Tensor) -> torch.Tensor:
     return (share >= _INSIDE).any(dim=1)
 
 
-def decode(codes_BN4: torch.Tensor, anchors_N4: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """Return boxes_BN4; `weights` are those that the codes were made with.
+def decode(codes_BN4: torch.Tensor, anchors: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
+    """Return boxes_BN4; `anchors` are N4 or BN4, and `weights` those that the codes were made with.
 
     The coder of the library does the same for a list of pictures, which a graph cannot have.
     """
     x, y, w, h = (codes_BN4 / torch.tensor(weights, device=codes_BN4.device)).unbind(dim=2)
-    size = anchors_N4[:, 2:] - anchors_N4[:, :2]
-    middle = anchors_N4[:, :2] + size / 2
-    x, y = x * size[:, 0] + middle[:, 0], y * size[:, 1] + middle[:, 1]
-    w = w.clamp(max=_LARGEST).exp() * size[:, 0] / 2
-    h = h.clamp(max=_LARGEST).exp() * size[:, 1] / 2
+    size = anchors[..., 2:] - anchors[..., :2]
+    middle = anchors[..., :2] + size / 2
+    x, y = x * size[..., 0] + middle[..., 0], y * size[..., 1] + middle[..., 1]
+    w = w.clamp(max=_LARGEST).exp() * size[..., 0] / 2
+    h = h.clamp(max=_LARGEST).exp() * size[..., 1] / 2
     return torch.stack([x - w, y - h, x + w, y + h], dim=2)

@@ -49,6 +49,7 @@ def prune(spec: Prune, *, model: Path, data: Path | None, out: Path, reporter: R
         save=save_model,
         load=load_model,
         measure=None if data is None else measure,
+        trace=lambda _, inputs: network.traced(inputs),
     )
 
 

@@ -39,6 +39,13 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
+    def traced(self, inputs_BCHW: torch.Tensor) -> object:
+        """Return outputs that depend on all layers, for pruning to follow.
+
+        A network that chooses among its candidates leaves the choice out: how layers depend on it cannot be followed.
+        """
+        return self(inputs_BCHW)
+
     def fixed_layers(self) -> list[nn.Module]:
         """Return the layers whose outputs keep their number when the network is pruned, such as those of its heads."""
         raise NotImplementedError

@@ -24,6 +24,8 @@ from .selection import Limits, select
 _MODULES: Final = {
     "ssd": "ssd",
     "dssd": "ssd",
+    "retinanet": "retinanet",
+    "faster_rcnn": "faster_rcnn",
     "yolo_v3": "yolo_models",
     "yolo_v4": "yolo_models",
     "yolo_v4_tiny": "yolo_models",

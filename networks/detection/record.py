@@ -9,7 +9,16 @@ from ...schemas.actions import Action
 from ...schemas.specs import Spec
 from ..deployment_specs import ExportSpec, FlatEngineSpec, FlatPruneSpec
 from ..registry import Network
-from . import detectnet_spec, detr_spec, efficientdet_spec, spec_v5, ssd_spec, yolo_spec
+from . import (
+    detectnet_spec,
+    detr_spec,
+    efficientdet_spec,
+    faster_rcnn_spec,
+    retinanet_spec,
+    spec_v5,
+    ssd_spec,
+    yolo_spec,
+)
 from .spec import EvaluateSpec, InferenceSpec
 
 _ACTIONS = "prefect_trainyard.networks.detection.actions"
@@ -178,9 +187,36 @@ DINO = replace(
     quick={Action.TRAIN: _quick_detr(dn_number=10)},
 )
 
+RETINANET = replace(
+    SSD,
+    name="retinanet",
+    specs=_specs(retinanet_spec.RetinanetTrainSpec),
+    implementation=f"{_ACTIONS}:RETINANET",
+    library="torchvision.models.detection.retinanet on timm.create_model",
+    quick=_quick("retinanet_config", feature_size=32, anchor_scale=2.0),
+)
+
+FASTER_RCNN = replace(
+    SSD,
+    name="faster_rcnn",
+    specs=_specs(faster_rcnn_spec.FasterRcnnTrainSpec),
+    implementation=f"{_ACTIONS}:FASTER_RCNN",
+    library="torchvision.models.detection.faster_rcnn on timm.create_model",
+    quick=_quick(
+        "model_config",
+        feature_size=32,
+        head_size=64,
+        rpn_nms_max_boxes=30,
+        roi_mini_batch=32,
+        anchor_box_config={"scale": [16.0, 32.0, 64.0, 128.0]},
+    ),
+)
+
 DETECTORS = (
     SSD,
     DSSD,
+    RETINANET,
+    FASTER_RCNN,
     YOLO_V3,
     YOLO_V4,
     YOLO_V4_TINY,

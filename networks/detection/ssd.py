@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.models.detection._utils import BoxCoder, SSDMatcher
+from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSDHead
@@ -51,7 +51,7 @@ class SSD(Detector):
         self._loc_weight, self._negatives = config.loss_loc_weight, config.neg_pos_ratio
         self._weights = [1 / variance for variance in config.variances]
         self._coder = BoxCoder(tuple(self._weights))
-        self._matcher = SSDMatcher(_MATCHING_IOU)
+        self._matcher = Matcher(_MATCHING_IOU, _MATCHING_IOU)
 
         self.backbone = Features(record.backbone, record.channels, _STRIDES)
         channels = self.backbone.channels

@@ -62,7 +62,7 @@ NOTEBOOK_KEYS: list[tuple[str, Action, str, Any]] = [
     ("segformer", Action.GEN_TRT_ENGINE, "gen_trt_engine.tensorrt.data_type", "fp32"),
     *[
         (name, action, path, value)
-        for name in ("ssd", "dssd")
+        for name in ("ssd", "dssd", "retinanet", "faster_rcnn")
         for action, path, value in (
             (Action.TRAIN, "training_config.num_epochs", 10),
             (Action.TRAIN, "gpus", 1),

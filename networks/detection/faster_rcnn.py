@@ -1,0 +1,248 @@
+"""`faster_rcnn`: a first stage proposes places, a second names and improves them.
+
+Training is that of torchvision. Its inference has as many boxes as it finds, which a dense graph cannot have: here the
+first stage always proposes the same number, with duplicates suppressed by one matrix.
+
+Shapes: B pictures, C channels, H height, W width, N proposals of a picture, R proposals of all pictures, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import FeaturePyramidNetwork, roi_align
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from ...schemas.errors import SpecError
+from .anchors import decode, ignored_regions, lies_in
+from .detector import Candidates, Detector
+from .faster_rcnn_spec import FasterRcnnConfig
+from .features import Features
+from .model import Record
+from .pictures import Target
+
+_STRIDES = (8, 16, 32)
+
+#: Those of the maps that the first stage looks at.
+_ALL_STRIDES = (8, 16, 32, 64)
+
+#: Side in strides of the anchors of a map.
+_ANCHOR_SCALE = 4
+
+#: Proposals with this side and more are cut out of the second and of the third map.
+_COARSER_FROM = (112.0, 224.0)
+
+#: Best anchors of each map, of which the first stage proposes some.
+_BEST_OF_MAP = 250
+
+#: What the second stage multiplies codes by.
+_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
+
+def build(record: Record) -> FasterRCNN:
+    return FasterRCNN(record)
+
+
+class FasterRCNN(Detector):
+    is_ordered = False
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        config = FasterRcnnConfig.model_validate(record.options)
+        scales = config.anchor_box_config.scale or [_ANCHOR_SCALE * stride for stride in _ALL_STRIDES]
+        if len(scales) != len(_ALL_STRIDES):
+            raise SpecError(
+                f"model_config.anchor_box_config.scale has {len(scales)} numbers, and there are {len(_ALL_STRIDES)} "
+                "feature maps.",
+                hint=f"Give {len(_ALL_STRIDES)} numbers, or none.",
+            )
+        self._size = record.width, record.height
+        self._count = config.rpn_nms_max_boxes
+        self._overlap = config.rpn_nms_overlap_threshold
+        self.backbone = Features(record.backbone, record.channels, _STRIDES)
+        self.pyramid = FeaturePyramidNetwork(
+            self.backbone.channels, config.feature_size, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
+        )
+        generator = AnchorGenerator(
+            sizes=tuple((scale,) for scale in scales),
+            # why: those of the library are height by width.
+            aspect_ratios=(tuple(1 / ratio for ratio in config.anchor_box_config.ratio),) * len(scales),
+        )
+        self.rpn = _FirstStage(
+            generator,
+            RPNHead(config.feature_size, len(config.anchor_box_config.ratio)),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=config.rpn_mini_batch,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": 2000, "testing": 1000},
+            post_nms_top_n={"training": 1000, "testing": 1000},
+            nms_thresh=self._overlap,
+        )
+        pool_size = config.roi_pooling_config.pool_size
+        self.roi_heads = RoIHeads(
+            _Pooling(pool_size),
+            TwoMLPHead(config.feature_size * pool_size**2, config.head_size),
+            FastRCNNPredictor(config.head_size, len(record.classes) + 1),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=config.roi_mini_batch,
+            positive_fraction=0.25,
+            bbox_reg_weights=_WEIGHTS,
+            score_thresh=0.0,
+            nms_thresh=0.5,
+            detections_per_img=self._count,
+        )
+        self.anchors_N4: torch.Tensor
+        self.register_buffer("anchors_N4", self._anchors(record, generator), persistent=False)
+
+    @torch.no_grad()
+    def _anchors(self, record: Record, generator: AnchorGenerator) -> torch.Tensor:
+        pixels = torch.zeros(1, *record.shape)
+        self.eval()
+        maps = list(self._maps(pixels).values())
+        anchors: torch.Tensor = generator(ImageList(pixels, [(record.height, record.width)]), maps)[0]
+        return anchors
+
+    def _maps(self, inputs_BCHW: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = {str(level): feature for level, feature in enumerate(self.backbone(inputs_BCHW))}
+        maps: dict[str, torch.Tensor] = self.pyramid(features)
+        return maps
+
+    def forward(self, inputs_BCHW: torch.Tensor, targets: Sequence[Target] | None = None) -> torch.Tensor | Candidates:
+        maps = self._maps(inputs_BCHW)
+        if targets is not None:
+            return self._loss(inputs_BCHW, maps, targets)
+        proposals_BN4 = self._propose(list(maps.values()))
+        numbers = torch.arange(proposals_BN4.shape[0], device=proposals_BN4.device)
+        rois_R5 = torch.cat(
+            [numbers[:, None, None].expand(-1, proposals_BN4.shape[1], 1).to(proposals_BN4.dtype), proposals_BN4], dim=2
+        ).flatten(0, 1)
+        logits, codes = self.roi_heads.box_predictor(
+            self.roi_heads.box_head(self.roi_heads.box_roi_pool.cut(list(maps.values()), rois_R5))
+        )
+        scores_BNK = logits.float().softmax(dim=1)[:, 1:].unflatten(0, (-1, self._count))
+        codes_BNK4 = codes.float().unflatten(1, (-1, 4))[:, 1:].unflatten(0, (-1, self._count))
+        # why: a candidate has one box, that of its most likely class.
+        best = scores_BNK.argmax(dim=2)[..., None, None].expand(-1, -1, 1, 4)
+        return decode(codes_BNK4.gather(2, best).squeeze(2), proposals_BN4, _WEIGHTS), scores_BNK
+
+    def _propose(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return proposals_BN4, the best first."""
+        scores, codes, anchors = [], [], []
+        start = 0
+        for logits_BAHW, codes_BAHW in zip(*self.rpn.head(list(maps)), strict=True):
+            logits_BN = logits_BAHW.float().permute(0, 2, 3, 1).flatten(1)
+            codes_BN4 = codes_BAHW.float().unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+            count = logits_BN.shape[1]
+            best_BN, places_BN = logits_BN.topk(min(_BEST_OF_MAP, count), dim=1)
+            index_BN4 = places_BN[..., None].expand(-1, -1, 4)
+            scores.append(best_BN)
+            codes.append(codes_BN4.gather(1, index_BN4))
+            anchors.append(self.anchors_N4[start : start + count][places_BN])
+            start += count
+        scores_BN = torch.cat(scores, dim=1)
+        # why not sort: graphs have none.
+        scores_BN, order_BN = scores_BN.topk(scores_BN.shape[1], dim=1)
+        boxes_BN4 = decode(torch.cat(codes, dim=1), torch.cat(anchors, dim=1), (1.0,) * 4)
+        boxes_BN4 = self._inside(boxes_BN4.gather(1, order_BN[..., None].expand(-1, -1, 4)))
+        is_worse = torch.ones(boxes_BN4.shape[1], boxes_BN4.shape[1], device=boxes_BN4.device).triu(diagonal=1)
+        overlap_BN = (_iou(boxes_BN4) * is_worse).amax(dim=1)
+        # why not left out: there are always as many; those that go come last.
+        scores_BN = scores_BN - 1000.0 * (overlap_BN > self._overlap)
+        chosen_BN = scores_BN.topk(min(self._count, scores_BN.shape[1]), dim=1).indices
+        return boxes_BN4.gather(1, chosen_BN[..., None].expand(-1, -1, 4))
+
+    def _inside(self, boxes_BN4: torch.Tensor) -> torch.Tensor:
+        x1, y1, x2, y2 = boxes_BN4.unbind(dim=2)
+        width, height = map(float, self._size)
+        return torch.stack(
+            [x1.clamp(0.0, width), y1.clamp(0.0, height), x2.clamp(0.0, width), y2.clamp(0.0, height)], dim=2
+        )
+
+    def _loss(
+        self, inputs_BCHW: torch.Tensor, maps: dict[str, torch.Tensor], targets: Sequence[Target]
+    ) -> torch.Tensor:
+        sizes = [(inputs_BCHW.shape[2], inputs_BCHW.shape[3])] * len(targets)
+        wanted = []
+        for target in targets:
+            objects = target.of(~target.is_ignored & (target.labels >= 0))
+            # why plus one: the first class is the background.
+            wanted.append({"boxes": objects.boxes, "labels": objects.labels + 1, "ignored": ignored_regions(target)})
+        was_training = self.training
+        # why: the library computes losses in training alone, and here they are asked for in evaluation too.
+        self.rpn.train(), self.roi_heads.train()
+        proposals, first = self.rpn(ImageList(inputs_BCHW, sizes), maps, wanted)
+        kept = [boxes[~lies_in(boxes, target["ignored"])] for boxes, target in zip(proposals, wanted, strict=True)]
+        if not any(len(boxes) for boxes in kept):
+            # why: as for the anchors.
+            kept[0] = proposals[0][:1]
+        _, second = self.roi_heads(maps, kept, sizes, wanted)
+        self.rpn.train(was_training), self.roi_heads.train(was_training)
+        return torch.stack([*first.values(), *second.values()]).sum()
+
+    def traced(self, inputs_BCHW: torch.Tensor) -> object:
+        maps = self._maps(inputs_BCHW)
+        size = self.roi_heads.box_roi_pool.size
+        cut = sum(F.adaptive_avg_pool2d(maps[str(level)], size) for level in range(len(_STRIDES)))
+        return self.rpn.head(list(maps.values())), self.roi_heads.box_predictor(self.roi_heads.box_head(cut))
+
+    def fixed_layers(self) -> list[nn.Module]:
+        predictor = self.roi_heads.box_predictor
+        return [self.rpn.head.cls_logits, self.rpn.head.bbox_pred, predictor.cls_score, predictor.bbox_pred]
+
+
+class _FirstStage(RegionProposalNetwork):
+    def assign_targets_to_anchors(
+        self, anchors: list[torch.Tensor], targets: list[dict[str, torch.Tensor]]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+        for label, anchors_N4, target in zip(labels, anchors, targets, strict=True):
+            label[(label == 0) & lies_in(anchors_N4, target["ignored"])] = -1.0
+        if not (torch.cat(labels) >= 0).any():
+            # why: the library's mean over no anchors is no number.
+            labels[0][0] = 0.0
+        return labels, boxes
+
+
+class _Pooling(nn.Module):
+    """Cuts proposals out of the map of their size: out of all maps, and takes the one; so that a graph can do it."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, maps: dict[str, torch.Tensor], boxes: list[torch.Tensor], sizes: Any) -> torch.Tensor:
+        """Return the same as `cut`, for the library."""
+        numbers = [torch.full_like(some[:, :1], number) for number, some in enumerate(boxes)]
+        return self.cut(list(maps.values()), torch.cat([torch.cat(numbers), torch.cat(boxes)], dim=1))
+
+    def cut(self, maps: Sequence[torch.Tensor], rois_R5: torch.Tensor) -> torch.Tensor:
+        """Return features of shape RCHW of rois: number of the picture, left, top, right, bottom."""
+        side_R = ((rois_R5[:, 3] - rois_R5[:, 1]) * (rois_R5[:, 4] - rois_R5[:, 2])).clamp(min=0.0).sqrt()
+        level_R = (side_R >= _COARSER_FROM[0]).to(torch.int64) + (side_R >= _COARSER_FROM[1]).to(torch.int64)
+        found: Any = 0
+        for level, stride in enumerate(_STRIDES):
+            cut_RCHW = roi_align(
+                maps[level].float(), rois_R5, self.size, spatial_scale=1 / stride, sampling_ratio=2, aligned=True
+            )
+            found = found + cut_RCHW * (level_R == level)[:, None, None, None]
+        return found
+
+
+def _iou(boxes_BN4: torch.Tensor) -> torch.Tensor:
+    """Return the IoU of all pairs of boxes of a picture, BNN."""
+    low = torch.maximum(boxes_BN4[:, :, None, :2], boxes_BN4[:, None, :, :2])
+    high = torch.minimum(boxes_BN4[:, :, None, 2:], boxes_BN4[:, None, :, 2:])
+    common = (high - low).clamp(min=0.0).prod(dim=3)
+    area = (boxes_BN4[..., 2:] - boxes_BN4[..., :2]).prod(dim=2)
+    return common / (area[:, :, None] + area[:, None] - common).clamp(min=1e-6)
