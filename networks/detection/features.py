@@ -10,9 +10,14 @@ from typing import Any
 import timm
 import torch
 from timm.models.cspnet import CrossStage, CrossStage3
+from timm.models.efficientnet import EfficientNetFeatures
+from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import nn
 
 from ...schemas.errors import SpecError
+
+#: Sides of the picture that shows which feature maps a network has.
+_PROBE = 64
 
 
 class Features(nn.Module):
@@ -31,17 +36,15 @@ class Features(nn.Module):
                 f"timm has no model {backbone!r} for the backbone.",
                 hint=f"Similar names: {', '.join(close)}." if close else "timm.list_models() lists the names.",
             )
-        try:
-            # why: the numbers of the feature maps are known only when the network exists; there it costs nothing.
-            with torch.device("meta"):
-                found: list[int] = _create(backbone, channels).feature_info.reduction()
-        except (RuntimeError, AttributeError) as error:
-            raise _unfit(backbone, strides) from error
-        if not set(strides) <= set(found):
-            raise _unfit(backbone, strides)
-        # why the last of a stride: it has seen the most layers.
-        chosen = [max(i for i, reduction in enumerate(found) if reduction == stride) for stride in strides]
-        self.network = _create(backbone, channels, out_indices=chosen)
+        numbers = _numbers(backbone, channels)
+        if not numbers.keys() >= set(strides):
+            raise SpecError(
+                f"The backbone {backbone} has no feature maps of the strides {', '.join(map(str, strides))} for inputs "
+                "of any size.",
+                hint="Use a network that halves the size at each stage, for example a resnet or a mobilenet.",
+            )
+        self.network = _create(backbone, channels, out_indices=[numbers[stride] for stride in strides])
+        _cut(self.network)
         unsplit(self.network)
         self.channels: list[int] = self.network.feature_info.channels()
 
@@ -49,15 +52,36 @@ class Features(nn.Module):
         return self.network(inputs_BCHW)
 
 
-def _unfit(backbone: str, strides: Sequence[int]) -> SpecError:
-    return SpecError(
-        f"The backbone {backbone} has no feature maps of the strides {', '.join(map(str, strides))}.",
-        hint="Use a network that halves the size at each stage, for example a resnet or a mobilenet.",
-    )
+def _numbers(backbone: str, channels: int) -> dict[int, int]:
+    """Return the stride and the number of each feature map.
+
+    Measured, because some networks have fixed inputs or their channels last. Of several with the same
+    stride it is the last, which has seen the most layers.
+    """
+    try:
+        # why: there it costs neither time nor memory.
+        with torch.device("meta"), torch.inference_mode():
+            network = _create(backbone, channels)
+            maps = network.eval()(torch.empty(1, channels, _PROBE, _PROBE))
+    # why: networks with fixed inputs refuse others in many ways.
+    except (RuntimeError, AssertionError, AttributeError, ValueError, TypeError):
+        return {}
+    about = network.feature_info
+    return {
+        _PROBE // features.shape[2]: number
+        for number, features, count in zip(about.out_indices, maps, about.channels(), strict=True)
+        if features.shape[1] == count and features.shape[2] == features.shape[3]
+    }
 
 
 def _create(backbone: str, channels: int, **options: Any) -> Any:
     return timm.create_model(backbone, features_only=True, pretrained=False, in_chans=channels, **options)
+
+
+def _cut(network: nn.Module) -> None:
+    """Take the layers away that no chosen feature map needs, as timm itself does with most networks."""
+    if isinstance(network, EfficientNetFeatures | MobileNetV3Features):
+        network.blocks = network.blocks[: max(info["stage"] for info in network.feature_info.get_dicts())]
 
 
 def unsplit(network: nn.Module) -> None:

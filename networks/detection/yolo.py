@@ -257,7 +257,6 @@ class _TopDown(_Body):
     def __init__(self, features: Features) -> None:
         super().__init__()
         self.features = features
-        self.widths = features.channels
         halves = [width // 2 for width in features.channels]
         self.blocks = nn.ModuleList()
         self.lifts = nn.ModuleList()

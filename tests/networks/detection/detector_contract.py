@@ -164,6 +164,17 @@ class DetectorContract:
         assert torch.isfinite(loss)
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in detector.parameters())
 
+    def test_it_learns_in_half_precision(self, learned: Learned, few: Few) -> None:
+        detector = copy.deepcopy(learned.detector)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = detector(few.inputs_BCHW, few.targets)
+            boxes_BN4, scores_BNK = detector(few.inputs_BCHW)
+        half.backward()
+        assert half.dtype == boxes_BN4.dtype == scores_BNK.dtype == torch.float32
+        whole = detector(few.inputs_BCHW, few.targets)
+        assert torch.isclose(half, whole, rtol=0.2), (half, whole)
+        assert all(torch.isfinite(p.grad).all() for p in detector.parameters() if p.grad is not None)
+
     def test_its_state_goes_into_another_one(self, learned: Learned, few: Few) -> None:
         torch.manual_seed(1)
         other = self.build()

@@ -53,9 +53,19 @@ def test_cross_stages_without_a_split_compute_the_same(backbone: str) -> None:
 def test_features_have_their_strides_and_a_backbone_without_them_is_refused() -> None:
     features = Features("test_resnet", 1, (8, 16))
     assert [tuple(one.shape) for one in features(torch.zeros(1, 1, 64, 32))] == [(1, 48, 8, 4), (1, 192, 4, 2)]
-    for backbone in ("test_vit", "no_such_network"):
+    # Of one stride alone; for inputs of 224 x 224 alone; with channels last; unknown.
+    for backbone in ("test_vit", "gcvit_xxtiny", "swin_tiny_patch4_window7_224", "no_such_network"):
         with pytest.raises(SpecError, match=backbone):
             Features(backbone, 3, (8, 32))
+
+
+@pytest.mark.parametrize("backbone", ["test_efficientnet", "mobilenetv3_small_050", "dla34"])
+def test_features_are_of_their_strides_and_need_every_layer(backbone: str) -> None:
+    features = Features(backbone, 3, (8, 16))
+    maps = features(torch.randn(2, 3, 64, 64))
+    assert [one.shape[2] for one in maps] == [8, 4]
+    sum(one.square().sum() for one in maps).backward()
+    assert all(parameter.grad is not None for parameter in features.parameters())
 
 
 def test_anchors_are_needed_for_every_level() -> None:
