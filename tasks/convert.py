@@ -8,7 +8,8 @@ from pathlib import Path
 
 from prefect import task
 
-from ..datasets.index import build_index, open_index
+from ..datasets.formats import build_index
+from ..datasets.index import open_index
 from ..schemas.actions import Action
 from ..schemas.results import Artifact, ArtifactKind, JobResult
 from .artifacts import publish_artifacts

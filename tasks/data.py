@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..blocks import ArtifactStorage
-from ..datasets.index import build_index, open_index
+from ..datasets.formats import build_index
+from ..datasets.index import open_index
 from ..datasets.manifest import RawManifest
 from ..schemas.actions import CONVERSIONS
 from ..schemas.errors import DatasetError, NotFound
@@ -40,9 +41,9 @@ class IndexSource:
 
 
 def index_source(
-    storage: ArtifactStorage, dataset: str | Path, scratch: Path, format: str | None = None
+    storage: ArtifactStorage, dataset: str | Path, scratch: Path, format: str | None = None, type: str | None = None
 ) -> IndexSource:
-    """Return the images of a data set as a local folder.
+    """Return the images of a data set as a local folder. `format` and `type` are those of a `dataset` that is one.
 
     Raises:
         NotFound: there is no such data set, or nothing was uploaded to it.
@@ -51,7 +52,7 @@ def index_source(
         folder = Path(dataset)
         if not folder.is_dir():
             raise NotFound(f"There is no data set folder {folder}.")
-        return IndexSource(folder=folder, format=format or "default")
+        return IndexSource(folder=folder, format=format or "default", type=type)
     path = storage.relative(dataset)
     manifest = _manifest(storage, path)
     raw = storage.local_copy(f"{path}/{RAW}", scratch / "data" / _name(path))
@@ -64,12 +65,18 @@ def remember_index(storage: ArtifactStorage, dataset_path: str, index_path: str)
 
 
 def index_folder(
-    job: JobContext, dataset: DatasetLike, scratch: Path, reporter: Reporter, *, format: str | None = None
+    job: JobContext,
+    dataset: DatasetLike,
+    scratch: Path,
+    reporter: Reporter,
+    *,
+    format: str | None = None,
+    type: str | None = None,
 ) -> Path:
     """Return a local folder with the index of a data set; built on the spot where there is none yet.
 
-    `format` is for local folders: `default` with a folder of images per class, `unet` with images and masks,
-    `raw` without labels.
+    `format` and `type` are for local folders: `default` with a folder of images per class, `unet` with images and
+    masks, `kitti`, `coco` or `pascal_voc` with boxes, `raw` without labels.
 
     Raises:
         DatasetError: the data set is empty, broken or not of its format.
@@ -85,7 +92,7 @@ def index_folder(
         path = job.storage.relative(dataset)
         if (index := _current_index(job.storage, path, target / _name(path))) is not None:
             return index
-    source = index_source(job.storage, dataset, scratch, format)
+    source = index_source(job.storage, dataset, scratch, format, type)
     built = target / f"{_name(str(dataset))}-index"
     if not built.exists():
         reporter.log(f"Indexing {source.stored or source.folder}: no convert job has done it.")

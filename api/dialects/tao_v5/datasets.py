@@ -8,11 +8,12 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 
+from ....datasets.formats import data_types
 from ....schemas.errors import InvalidInput
 from ...answers import answers
 from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep, SettingsDep
-from ...services.experiments.specs import dataset_types, formats_of, read_schema
+from ...services.experiments.specs import format_names, read_schema
 from ...uploads import UPLOAD_BODY, receive_upload
 from .answers import DatasetOut, Datasets, Formats, Said
 from .query import Filter, Size, Skip, Sort, list_out, matches, page
@@ -77,8 +78,8 @@ async def list_formats(
     dataset_type: Annotated[str | None, Query(max_length=100, description="Type of the Datasets")] = None,
 ) -> JSONResponse:
     """Returns the formats that Datasets of a type can have, of all types without one"""
-    types = [dataset_type] if dataset_type else dataset_types()
-    return JSONResponse({"dataset_formats": list(dict.fromkeys(f for kind in types for f in formats_of(kind)))})
+    types = [dataset_type] if dataset_type else data_types()
+    return JSONResponse({"dataset_formats": list(dict.fromkeys(f for kind in types for f in format_names(kind)))})
 
 
 @router.post(

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from ...answers import answers
 from ...deps import ScopeDep
-from ...services.experiments.specs import formats_of, read_schema
+from ...services.experiments.specs import format_names, read_schema
 
 router = APIRouter(tags=["EXPERIMENT"])
 
@@ -28,5 +28,5 @@ async def read_schema_of_network(
 ) -> JSONResponse:
     """Returns the Specs schema for a given action, without an Experiment"""
     if network is None and dataset_type is not None:
-        formats_of(dataset_type)
+        format_names(dataset_type)
     return JSONResponse(read_schema(action, network))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from ....datasets.formats import data_types, formats_of
 from ....networks.registry import Network, get_network, networks
 from ....schemas.actions import CONVERSIONS, Action
 from ....schemas.errors import ActionNotAllowed, InvalidInput, NotFound, SpecError
@@ -32,27 +33,21 @@ def find_network(name: str) -> Network:
         raise InvalidInput(f"network_arch: {name!r} is not available yet.", hint=f"Available here: {known}.") from error
 
 
-def formats_of(dataset_type: str) -> tuple[str, ...]:
-    """Return the formats that the networks for a type of data read.
+def format_names(dataset_type: str) -> tuple[str, ...]:
+    """Return the formats that data sets of a type may have.
 
     Raises:
-        InvalidInput: no network here reads that type.
+        InvalidInput: there are no data sets of that type here.
     """
-    found = [network for network in networks() if network.dataset_type == dataset_type]
-    if not found:
-        known = ", ".join(dataset_types())
+    if dataset_type not in data_types():
+        known = ", ".join(data_types())
         raise InvalidInput(f"type: {dataset_type!r} is not available yet.", hint=f"Available here: {known}.")
-    return tuple(dict.fromkeys(name for network in found for name in network.dataset_formats))
-
-
-def dataset_types() -> list[str]:
-    """Return the types of data that networks here read."""
-    return sorted({network.dataset_type for network in networks()})
+    return tuple(kind.name for kind in formats_of(dataset_type))
 
 
 def dataset_actions(dataset_type: str) -> tuple[Action, ...]:
     """Return the actions of data sets of a type."""
-    formats_of(dataset_type)
+    format_names(dataset_type)
     return (Action.CONVERT, Action.DATASET_CONVERT)
 
 
