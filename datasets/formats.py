@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from ..schemas.actions import Action
 from ..schemas.errors import DatasetError
 from ..schemas.reporting import Reporter
+from ..schemas.specs import Spec
 from . import box_formats
-from .box_checks import Outside
-from .box_folder import ReadOptions
 from .box_index import build_box_index
 from .box_pieces import count_boxes, read_box_piece, require_boxes
 from .data_types import IMAGE_CLASSIFICATION, INSTANCE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
@@ -33,16 +33,33 @@ from .index import IndexInfo, build_image_index
 from .manifest import PlacedFile, RawFile, RawManifest
 from .mask_classes import MaskValues, classes_of_masks, read_class_list, require_two_mask_classes
 from .mask_folder import IMAGES, MASKS, UNET, check_masked, require_pairs, scan_masked
+from .specs import (
+    AnalysisSpec,
+    AnchorSpec,
+    AugmentationSpec,
+    BoxConversionSpec,
+    ConversionSpec,
+    FormatConversionSpec,
+    ValidationSpec,
+)
+
+Specs = Mapping[Action, type[Spec]]
 
 
 class DataFormat(Protocol):
     """One way in which data sets of one type lie on disk."""
+
+    def __hash__(self) -> int: ...
 
     @property
     def type(self) -> str: ...
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def specs(self) -> Specs:
+        """The actions of such sets, and what each can be told."""
 
     def read_piece(self, root: Path) -> dict[PurePosixPath, PlacedFile]:
         """Check all of an uploaded piece and return its files.
@@ -63,13 +80,42 @@ class DataFormat(Protocol):
     def require_trainable(self, manifest: RawManifest) -> None:
         """Raise `DatasetError` when nothing can be learnt from a set."""
 
-    def build_index(self, root: Path, destination: Path, reporter: Reporter | None = None) -> IndexInfo:
+    def build_index(
+        self, root: Path, destination: Path, reporter: Reporter | None = None, spec: Spec | None = None
+    ) -> IndexInfo:
         """Write the index of the whole set below `root` as the folder `destination` and return its facts.
+
+        `spec` is that of the action convert.
 
         Raises:
             DatasetError: it is not of this format, is not complete, or something in it is broken.
             StorageFull: no room left.
         """
+
+
+_CONVERSION: Specs = {
+    Action.CONVERT: ConversionSpec,
+    Action.DATASET_CONVERT: ConversionSpec,
+}
+#: In the order in which the API documents name them.
+_BOX_ACTIONS: Specs = {
+    Action.CONVERT: BoxConversionSpec,
+    Action.CONVERT_AND_INDEX: BoxConversionSpec,
+    Action.CONVERT_EFFICIENTDET_TF1: BoxConversionSpec,
+    Action.CONVERT_EFFICIENTDET_TF2: BoxConversionSpec,
+    Action.ANNOTATION_FORMAT_CONVERT: FormatConversionSpec,
+    Action.AUGMENT: AugmentationSpec,
+    Action.ANALYZE: AnalysisSpec,
+    Action.VALIDATE: ValidationSpec,
+    Action.KMEANS: AnchorSpec,
+    Action.DATASET_CONVERT: BoxConversionSpec,
+}
+#: Other formats cannot hold masks, and anchors are for detectors.
+_INSTANCE_ACTIONS: Specs = {
+    action: spec
+    for action, spec in _BOX_ACTIONS.items()
+    if action not in (Action.ANNOTATION_FORMAT_CONVERT, Action.KMEANS)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +124,10 @@ class ImageFolder:
 
     type: str
     name: str
+
+    @property
+    def specs(self) -> Specs:
+        return _CONVERSION
 
     def read_piece(self, root: Path) -> dict[PurePosixPath, PlacedFile]:
         check_layout(root, self.name)
@@ -116,7 +166,9 @@ class ImageFolder:
         if manifest.classes or self.name != CUSTOM:  # else they are in a table
             require_two_classes(manifest.classes)
 
-    def build_index(self, root: Path, destination: Path, reporter: Reporter | None = None) -> IndexInfo:
+    def build_index(
+        self, root: Path, destination: Path, reporter: Reporter | None = None, spec: Spec | None = None
+    ) -> IndexInfo:
         found = scan_images(root, self.name)
         return build_image_index(found, destination, reporter, type=self.type, format=self.name)
 
@@ -127,6 +179,10 @@ class MaskedImages:
 
     type: str = SEMANTIC_SEGMENTATION
     name: str = UNET
+
+    @property
+    def specs(self) -> Specs:
+        return _CONVERSION
 
     def read_piece(self, root: Path) -> dict[PurePosixPath, PlacedFile]:
         found = scan_masked(root)
@@ -147,7 +203,9 @@ class MaskedImages:
         require_pairs(found[IMAGES], found[MASKS])
         require_two_mask_classes(manifest.classes)
 
-    def build_index(self, root: Path, destination: Path, reporter: Reporter | None = None) -> IndexInfo:
+    def build_index(
+        self, root: Path, destination: Path, reporter: Reporter | None = None, spec: Spec | None = None
+    ) -> IndexInfo:
         found = scan_masked(root)
         images = ImageSet(
             root=root,
@@ -167,6 +225,12 @@ class BoxedPictures:
     name: str
 
     @property
+    def specs(self) -> Specs:
+        if self.name not in box_formats.LABELLED:
+            return {}
+        return _BOX_ACTIONS if self.type == OBJECT_DETECTION else _INSTANCE_ACTIONS
+
+    @property
     def needs_masks(self) -> bool:
         return self.type == INSTANCE_SEGMENTATION
 
@@ -180,16 +244,10 @@ class BoxedPictures:
         require_boxes(manifest)
 
     def build_index(
-        self,
-        root: Path,
-        destination: Path,
-        reporter: Reporter | None = None,
-        *,
-        outside: Outside = Outside.REFUSE,
-        rename: Mapping[str, str] | None = None,
+        self, root: Path, destination: Path, reporter: Reporter | None = None, spec: Spec | None = None
     ) -> IndexInfo:
-        """As others do; `outside` and `rename` are as for `ReadOptions` and `build_box_index`."""
-        options = ReadOptions(outside=outside, masks=self.needs_masks)
+        told = spec if isinstance(spec, BoxConversionSpec) else BoxConversionSpec()
+        options, rename = told.read_options(masks=self.needs_masks), told.new_names
         return build_box_index(root, self.name, destination, reporter, type=self.type, options=options, rename=rename)
 
 

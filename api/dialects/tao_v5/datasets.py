@@ -13,7 +13,7 @@ from ....schemas.errors import InvalidInput
 from ...answers import answers
 from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep, SettingsDep
-from ...services.experiments.specs import format_names, read_schema
+from ...services.experiments.specs import dataset_kind, format_names, read_schema
 from ...uploads import UPLOAD_BODY, receive_upload
 from .answers import DatasetOut, Datasets, Formats, Said
 from .query import Filter, Size, Skip, Sort, list_out, matches, page
@@ -100,8 +100,8 @@ async def upload_dataset(
 @router.get("/{dataset_id}/specs/{action}/schema", summary="Retrieve Specs schema", responses=answers(dict[str, Any]))
 async def read_specs_schema(dataset_id: UUID, action: str, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the Specs schema for a given action"""
-    await services.datasets.read(scope.org, dataset_id)
-    return JSONResponse(read_schema(action, None))
+    view = await services.datasets.read(scope.org, dataset_id)
+    return JSONResponse(read_schema(action, dataset_kind(view.row)))
 
 
 @router.get("/{dataset_id}", summary="Retrieve Dataset", responses=answers(DatasetOut))
