@@ -98,7 +98,7 @@ def run_dataset_action(
             reporter.close()
         folder.write_result(result)
         if action in CONVERSIONS and source.stored is not None:
-            remember_index(job.storage, source.stored, f"{job.path}/{INDEX}")
+            remember_index(job.storage, source.stored, f"{job.path}/{INDEX}", parsed.model_dump(mode="json"))
     return result
 
 

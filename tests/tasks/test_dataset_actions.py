@@ -10,12 +10,18 @@ from typing import Any
 import pytest
 from box_sets import digit_scenes
 from prefect import flow
+from prefect_trainyard.blocks import load_storage
 from prefect_trainyard.datasets.box_formats import read_boxes
 from prefect_trainyard.datasets.box_index import open_box_index
+from prefect_trainyard.datasets.formats import data_format
+from prefect_trainyard.datasets.manifest import RawManifest, digest_of, hash_file
 from prefect_trainyard.schemas.actions import Action
 from prefect_trainyard.schemas.errors import ActionNotAllowed, DatasetError, InvalidInput, SpecError
+from prefect_trainyard.schemas.reporting import SilentReporter
 from prefect_trainyard.schemas.results import ArtifactKind, JobResult
 from prefect_trainyard.tasks import analyze, annotation_format_convert, augment, convert, kmeans, validate
+from prefect_trainyard.tasks.context import JobContext
+from prefect_trainyard.tasks.data import INDEXES, RAW, RAW_MANIFEST, index_folder, remember_index
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +173,24 @@ def test_anchors_are_in_pixels_of_the_input(scenes: Path) -> None:
 def test_pictures_alone_have_no_actions(scenes: Path) -> None:
     with pytest.raises(ActionNotAllowed, match=r"format raw has no action 'convert'\. It has none"):
         run_it(convert, str(scenes / "kitti/images"), "raw", type="object_detection")
+
+
+def test_an_index_is_made_again_in_the_way_of_the_last_convert(scenes: Path, tmp_path: Path) -> None:
+    storage = load_storage()
+    kind, root = data_format("kitti"), "acme/datasets/one"
+    piece = kind.read_piece(scenes / "kitti")
+    placed = {str(p.target): p.described(hash_file(scenes / "kitti", source)) for source, p in piece.items()}
+    for path in placed:
+        storage.upload_file(scenes / "kitti" / path, f"{root}/{RAW}/{path}")
+    files = list(placed.values())
+    manifest = RawManifest(type=kind.type, format="kitti", files=files, digest=digest_of(files), classes={})
+    storage.write_json(f"{root}/{RAW_MANIFEST}", manifest.model_dump(mode="json"))
+    mapping = [{"key": "digit_3", "value": "three"}]
+    remember_index(storage, root, "acme/jobs/gone/index", {"target_class_mapping": mapping})
+    job = JobContext(org="acme", job_id="job", experiment="e", storage=storage)
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+        index = open_box_index(index_folder(job, storage.address(root), folder, SilentReporter()))
+        assert index.classes == ["three", "digit_5", "digit_8"]
+    (kept,) = storage.list_names(f"{root}/{INDEXES}")
+    assert storage.read_json(f"{root}/index.json")["path"] == f"{root}/{INDEXES}/{kept}"
