@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from prefect_trainyard.datasets.index import build_index
+from prefect_trainyard.datasets.formats import build_index
 from prefect_trainyard.networks.registry import get_network, load_implementation
 from prefect_trainyard.schemas.actions import Action
 from prefect_trainyard.schemas.reporting import SilentReporter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +75,7 @@ def validate_boxes(root: Path, format: str, options: ReadOptions | None = None) 
     Raises:
         DatasetError: the layout is not that of `format`, so that nothing can be read.
     """
-    given = options or ReadOptions()
-    return inspect_boxes(root, format, ReadOptions(outside=given.outside, classes=given.classes, decode=True))
+    return inspect_boxes(root, format, replace(options or ReadOptions(), decode=True))
 
 
 def analyze_boxes(inspection: Inspection) -> Analysis:

@@ -11,8 +11,11 @@ from .problems import Problems
 #: Edges may lie so far outside and are then pulled in silently: tools round on the way through float32 and text.
 TOLERANCE_PX = 0.01
 
+#: Size of a picture that is not at hand: no box leaves it.
+ANY_SIZE = (2**31, 2**31)
+
 _OUTSIDE_HINT = (
-    "Correct the annotations, or read them with outside=clip, which cuts boxes off and leaves empty ones out."
+    "Correct the annotations, or convert the data set with outside=clip: that cuts boxes off and leaves out empty ones."
 )
 
 

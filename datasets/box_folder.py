@@ -12,12 +12,10 @@ from ..schemas.errors import DatasetError
 from .box_checks import Outside
 from .boxes import DONT_CARE, Box, BoxClass, BoxSet, Picture, is_dont_care, normal_class_name
 from .folder import FolderContent
-from .image_folder import read_class_list, read_image
+from .image_folder import CLASSES_FILE, read_class_list, read_image
 from .images import IMAGE_SUFFIXES, header_size, image_size
 from .parallel import map_in_order
 from .problems import Problems
-
-_CLASSES_FILE = "classes.txt"
 
 Size = tuple[int, int]
 
@@ -31,6 +29,18 @@ class ReadOptions:
     """The only classes there may be, in the order of their labels; None for those that the set names."""
     decode: bool = False
     """Whether every picture is decoded to its last pixel, rather than just measured."""
+    masks: bool = False
+    """Whether every object must have a mask."""
+    partial: bool = False
+    """Whether this is one piece of a set, where pictures may lack annotations and these may lack pictures.
+
+    What is annotated in the piece but not in it is a `Picture` of 0 x 0 pixels.
+    """
+
+
+def has_folder(content: FolderContent, names: Collection[str]) -> bool:
+    """Tell whether there is a folder with one of `names` (lower case)."""
+    return any(path.name.lower() in names for path in content.folders)
 
 
 def one_folder(content: FolderContent, names: Collection[str], layout: str) -> PurePosixPath:
@@ -53,23 +63,71 @@ def one_folder(content: FolderContent, names: Collection[str], layout: str) -> P
     return highest[0]
 
 
-def list_pictures(content: FolderContent, folder: PurePosixPath) -> dict[PurePosixPath, PurePosixPath]:
+def pair_folders(
+    content: FolderContent, images: Collection[str], labels: Collection[str], layout: str, *, partial: bool
+) -> tuple[PurePosixPath | None, PurePosixPath | None]:
+    """Return the folders of the pictures and of their label files; in a piece of a set one may be missing.
+
+    Raises:
+        DatasetError: as `one_folder`.
+    """
+    if partial and not has_folder(content, images):
+        return None, one_folder(content, labels, layout)
+    if partial and not has_folder(content, labels):
+        return one_folder(content, images, layout), None
+    return one_folder(content, images, layout), one_folder(content, labels, layout)
+
+
+def list_label_files(
+    content: FolderContent, folder: PurePosixPath | None, suffix: str
+) -> dict[PurePosixPath, PurePosixPath]:
+    """Return the label files below `folder` by their stem, which is that of their picture; none without a folder."""
+    return {
+        path.relative_to(folder).with_suffix(""): path
+        for path in content.files
+        if folder is not None and folder in path.parents and path.suffix.lower() == suffix
+    }
+
+
+def list_pictures(
+    content: FolderContent, folder: PurePosixPath, *, required: bool = True
+) -> dict[PurePosixPath, PurePosixPath]:
     """Return the image files below `folder` by name (the path below `folder`), sorted.
 
     Raises:
-        DatasetError: there is none.
+        DatasetError: there is none where one is `required`.
     """
     found = {
         path.relative_to(folder): path
         for path in content.files
         if folder in path.parents and path.suffix.lower() in IMAGE_SUFFIXES
     }
-    if not found:
+    if not found and required:
         raise DatasetError(
             f"There is no image in {folder}/. {content.seen()}",
             hint=f"Images end in {', '.join(sorted(IMAGE_SUFFIXES))}.",
         )
     return found
+
+
+def place_pairs(
+    content: FolderContent,
+    images: PurePosixPath | None,
+    labels: PurePosixPath | None,
+    targets: tuple[str, str],
+    suffix: str,
+) -> dict[PurePosixPath, PurePosixPath]:
+    """Return where pictures, label files and class list of a piece belong in a set with the folders `targets`."""
+    pictures = {} if images is None else list_pictures(content, images)
+    places = {path: PurePosixPath(targets[0], name) for name, path in pictures.items()}
+    for stem, path in list_label_files(content, labels, suffix).items():
+        places[path] = PurePosixPath(targets[1], f"{stem}{suffix}")
+    file = _class_list(images or labels)
+    return places | ({file: PurePosixPath(CLASSES_FILE)} if file in content.files else {})
+
+
+def _class_list(beside: PurePosixPath | None) -> PurePosixPath:
+    return (beside.parent if beside is not None else PurePosixPath()) / CLASSES_FILE
 
 
 def by_stem(pictures: Mapping[PurePosixPath, PurePosixPath]) -> dict[PurePosixPath, PurePosixPath]:
@@ -170,18 +228,18 @@ class ClassNames:
         return tuple(dataclasses.replace(p, boxes=tuple(map(relabelled, p.boxes))) for p in pictures), classes
 
 
-def class_names(content: FolderContent, images: PurePosixPath, options: ReadOptions) -> ClassNames:
-    """Return the classes that the options or a `classes.txt` beside the images allow; else any."""
+def class_names(content: FolderContent, beside: PurePosixPath | None, options: ReadOptions) -> ClassNames:
+    """Return the classes that the options or a `classes.txt` beside the folder `beside` allow; else any."""
     if options.classes is not None:
         return ClassNames(options.classes)
-    file = images.parent / _CLASSES_FILE
+    file = _class_list(beside)
     return ClassNames(tuple(read_class_list(content.root, file)) if file in content.files else None)
 
 
 def write_class_list(boxes: BoxSet, folder: Path) -> None:
     """Write `classes.txt`, which keeps the order of the labels; none where there are no classes."""
     if boxes.classes:
-        (folder / _CLASSES_FILE).write_text("".join(f"{name}\n" for name in boxes.class_names), encoding="utf-8")
+        (folder / CLASSES_FILE).write_text("".join(f"{name}\n" for name in boxes.class_names), encoding="utf-8")
 
 
 def common_notes(problems: Problems, pictures: Sequence[Picture]) -> list[str]:

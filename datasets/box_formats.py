@@ -5,17 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..schemas.errors import DatasetError
+from . import coco, kitti, pascal_voc, unlabelled
 from .box_folder import ReadOptions
 from .boxes import BoxSet
-from .coco import read_coco, write_coco
+from .coco import place_coco, read_coco, write_coco
 from .folder import FolderContent, read_folder
-from .kitti import check_kitti, read_kitti, write_kitti
-from .pascal_voc import check_pascal_voc, read_pascal_voc, write_pascal_voc
+from .kitti import check_kitti, place_kitti, read_kitti, write_kitti
+from .pascal_voc import check_pascal_voc, place_pascal_voc, read_pascal_voc, write_pascal_voc
 from .problems import Problems
-from .unlabelled import read_coco_raw, read_raw
+from .unlabelled import place_coco_raw, place_raw, read_coco_raw, read_raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +27,44 @@ class BoxFormat:
     write: Callable[[BoxSet, Path], None] | None = None
     """Writes the annotations alone; None for formats without."""
     check: Callable[[BoxSet], None] = lambda boxes: None
+    place: Callable[[FolderContent], dict[PurePosixPath, PurePosixPath]]
+    """Returns where each file of a piece belongs in a set without leading folders."""
     images_folder: str = "images"
+    labels_folder: str | None = None
+    """Where a file per picture has its boxes."""
+    annotations_file: str | None = None
+    """The one file that has the boxes of all pictures."""
+    layout: str = "Send pictures alone."
+    """How the files of a set must lie."""
 
 
 FORMATS: dict[str, BoxFormat] = {
-    "kitti": BoxFormat(read=read_kitti, write=write_kitti, check=check_kitti),
-    "coco": BoxFormat(read=read_coco, write=write_coco),
-    "pascal_voc": BoxFormat(
-        read=read_pascal_voc, write=write_pascal_voc, check=check_pascal_voc, images_folder="JPEGImages"
+    "kitti": BoxFormat(
+        read=read_kitti,
+        place=place_kitti,
+        write=write_kitti,
+        check=check_kitti,
+        labels_folder=kitti.LABELS_FOLDER,
+        layout=kitti.LAYOUT,
     ),
-    "coco_raw": BoxFormat(read=read_coco_raw),
-    "raw": BoxFormat(read=read_raw),
+    "coco": BoxFormat(
+        read=read_coco,
+        place=place_coco,
+        write=write_coco,
+        annotations_file=coco.ANNOTATIONS_FILE,
+        layout=coco.LAYOUT,
+    ),
+    "pascal_voc": BoxFormat(
+        read=read_pascal_voc,
+        place=place_pascal_voc,
+        write=write_pascal_voc,
+        check=check_pascal_voc,
+        images_folder=pascal_voc.IMAGES_FOLDER,
+        labels_folder=pascal_voc.ANNOTATIONS_FOLDER,
+        layout=pascal_voc.LAYOUT,
+    ),
+    "coco_raw": BoxFormat(read=read_coco_raw, place=place_coco_raw, layout=unlabelled.LAYOUT),
+    "raw": BoxFormat(read=read_raw, place=place_raw),
 }
 
 #: Formats with annotations, between which sets are converted.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from pydantic import Field, ValidationError
 
 from ..schemas.errors import DatasetError
 from ..schemas.reporting import Reporter, SilentReporter
+from .box_convert import rename_classes
 from .box_folder import ReadOptions
 from .box_formats import read_boxes
 from .boxes import DONT_CARE, Box, BoxSet, Polygons, RunLengths
+from .data_types import BOXED, OBJECT_DETECTION
 from .disk import sync
 from .folder import read_folder
 from .image_folder import UNLABELLED, LabelledImage
@@ -42,7 +44,6 @@ from .index import (
 from .manifest import RawFile, digest_of, hash_file
 from .new_folder import new_folder
 
-OBJECT_DETECTION = "object_detection"
 BOXES_FILE = "boxes.parquet"
 
 _SCHEMA = pa.schema(
@@ -75,20 +76,26 @@ def build_box_index(
     destination: Path,
     reporter: Reporter | None = None,
     *,
+    type: str = OBJECT_DETECTION,
     options: ReadOptions | None = None,
+    rename: Mapping[str, str] | None = None,
 ) -> BoxIndexInfo:
     """Write the index of the detection set below `raw_root` as the folder `destination` and return its facts.
 
-    The same set gives the same bytes. The folder appears whole or not at all; one that is there is replaced.
+    `rename` gives classes other names, see `rename_classes`. The same set gives the same bytes. The folder appears
+    whole or not at all; one that is there is replaced.
 
     Raises:
-        DatasetError: the set is not as `read_boxes` wants it, or a picture does not decode.
+        DatasetError: the set is not as `read_boxes` wants it, a picture does not decode, or there is no class that
+            `rename` names.
         StorageFull: no room left.
     """
     reporter = reporter or SilentReporter()
     boxes = read_boxes(raw_root, format, options)
     for note in boxes.notes:
         reporter.log(note)
+    if rename:
+        boxes = rename_classes(boxes, rename)
     images = tuple(LabelledImage(picture.path, UNLABELLED) for picture in boxes.pictures)
     with new_folder(destination, "write the indexed data set") as folder:
         rows = write_images(raw_root, images, folder / IMAGES_FILE, reporter)
@@ -102,6 +109,7 @@ def build_box_index(
             *(hash_file(raw_root, path) for path in others),
         ]
         info = BoxIndexInfo(
+            type=type,
             classes=boxes.class_names,
             class_counts=boxes.class_counts(),
             count=len(rows),
@@ -210,9 +218,9 @@ class BoxIndex(ImageIndex):
                 yield _mask(text.as_py())
 
     def _check_labels(self) -> None:
-        if self.info.type != OBJECT_DETECTION:
+        if self.info.type not in BOXED:
             raise DatasetError(
-                f"The indexed data set in {self.folder} is of {self.info.type}, not of {OBJECT_DETECTION}.",
+                f"The indexed data set in {self.folder} is of {self.info.type}, not of {' or '.join(sorted(BOXED))}.",
                 hint="Convert a data set with boxes.",
             )
         if (self.labels != UNLABELLED).any():

@@ -105,6 +105,7 @@ class Picture:
     name: PurePosixPath
     """Below the folder of the images: what makes it the same picture in another format."""
     width: int
+    """0, and the height as well, for a picture that is not in this piece of its set."""
     height: int
     boxes: tuple[Box, ...] = ()
     id: int | None = None

@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..schemas.errors import DatasetError
-from .box_checks import checked_edges
-from .box_folder import ReadOptions, Size, common_notes, list_pictures, measure, one_folder, read_text
+from .box_checks import ANY_SIZE, checked_edges
+from .box_folder import ReadOptions, Size, common_notes, has_folder, list_pictures, measure, one_folder, read_text
 from .boxes import (
     DONT_CARE,
     DONT_CARE_NAME,
@@ -45,6 +45,7 @@ _KNOWN_KEYS = frozenset(
     {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "attributes", "score", "ignore"}
 )
 _KITTI_COLUMNS = 8
+_IMAGES = frozenset({IMAGES_FOLDER})
 
 
 def read_coco(content: FolderContent, options: ReadOptions, problems: Problems) -> BoxSet:
@@ -53,9 +54,12 @@ def read_coco(content: FolderContent, options: ReadOptions, problems: Problems) 
     Raises:
         DatasetError: the layout is not that of COCO, so that nothing can be read.
     """
-    file = _annotations_file(content)
+    file = _find_annotations(content, partial=options.partial)
+    if file is None:
+        measure(content, list_pictures(content, one_folder(content, _IMAGES, LAYOUT)).values(), options, problems)
+        return BoxSet(root=content.root, pictures=(), classes=())
     folder = images_folder(content, file.parent)
-    files = list_pictures(content, folder)
+    files = list_pictures(content, folder, required=not options.partial)
     text = read_text(content, file, _MAX_BYTES, problems)
     data = None if text is None else _parse(text, file, problems)
     if text is None or data is None:
@@ -63,20 +67,27 @@ def read_coco(content: FolderContent, options: ReadOptions, problems: Problems) 
     reading = _Reading(str(file), JsonLines(text), data, options, problems)
     classes, labels = _classes(reading)
     images = _images(reading, files, folder)
-    sizes = measure(content, (files[name] for _, _, name in images.values()), options, problems)
+    absent = {image_id: name for image_id, (_, _, name) in images.items() if name not in files}
+    there = files.values() if options.partial else (files[name] for _, _, name in images.values())
+    sizes = measure(content, there, options, problems)
     declared = {
         image_id: (files[name], name, sizes[files[name]])
         for image_id, (position, entry, name) in images.items()
-        if files[name] in sizes and _size_fits(reading, position, entry, sizes[files[name]])
+        if files.get(name) in sizes and _size_fits(reading, position, entry, sizes[files[name]])
     }
-    boxes = _boxes(reading, {i: size for i, (_, _, size) in declared.items()}, set(images), labels)
+    known = {image_id: size for image_id, (_, _, size) in declared.items()} | dict.fromkeys(absent, ANY_SIZE)
+    boxes = _boxes(reading, known, set(images), labels)
     pictures = [
         Picture(path=path, name=name, width=size[0], height=size[1], boxes=tuple(boxes.get(image_id, ())), id=image_id)
         for image_id, (path, name, size) in declared.items()
     ]
+    pictures += [
+        Picture(path=name, name=name, width=0, height=0, boxes=tuple(boxes.get(image_id, ())), id=image_id)
+        for image_id, name in absent.items()
+    ]
     pictures.sort(key=lambda picture: picture.name)
     notes = common_notes(problems, pictures)
-    if rest := len(files) - len({name for _, _, name in images.values()}):
+    if rest := len(files.keys() - {name for _, _, name in images.values()}):
         notes.append(f"{rest} pictures are not in {file} and were left out.")
     if reading.unknown_keys:
         notes.append(f"Not kept of the annotations: {', '.join(sorted(reading.unknown_keys)[:10])}.")
@@ -85,17 +96,31 @@ def read_coco(content: FolderContent, options: ReadOptions, problems: Problems) 
 
 def images_folder(content: FolderContent, beside: PurePosixPath) -> PurePosixPath:
     """Return the folder `images`, or `beside` when there is none."""
-    if any(path.name.lower() == IMAGES_FOLDER for path in content.folders):
-        return one_folder(content, {IMAGES_FOLDER}, LAYOUT)
-    return beside
+    return one_folder(content, _IMAGES, LAYOUT) if has_folder(content, _IMAGES) else beside
 
 
-def _annotations_file(content: FolderContent) -> PurePosixPath:
+def place_coco(content: FolderContent) -> dict[PurePosixPath, PurePosixPath]:
+    """Return where the files of a piece belong in a set without leading folders."""
+    file = _find_annotations(content, partial=True)
+    folder = one_folder(content, _IMAGES, LAYOUT) if file is None else images_folder(content, file.parent)
+    pictures = list_pictures(content, folder, required=file is None)
+    places = {path: PurePosixPath(IMAGES_FOLDER, name) for name, path in pictures.items()}
+    return places if file is None else places | {file: PurePosixPath(ANNOTATIONS_FILE)}
+
+
+def _find_annotations(content: FolderContent, *, partial: bool = False) -> PurePosixPath | None:
+    """Return the file with the annotations; None where a piece of a set has none.
+
+    Raises:
+        DatasetError: there is none, or several of which each might be it.
+    """
     found = [path for path in content.files if path.suffix.lower() == ".json"]
     named = [path for path in found if path.name.lower() == ANNOTATIONS_FILE]
     if named:
         top = min(len(path.parts) for path in named)
         found = [path for path in named if len(path.parts) == top]
+    if not found and partial:
+        return None
     if not found:
         raise DatasetError(f"There is no {ANNOTATIONS_FILE}. {content.seen()}", hint=LAYOUT)
     if len(found) > 1:
@@ -194,7 +219,7 @@ def _classes(reading: _Reading) -> tuple[tuple[BoxClass, ...], dict[int, int | N
 def _images(
     reading: _Reading, files: dict[PurePosixPath, PurePosixPath], folder: PurePosixPath
 ) -> dict[int, tuple[int, dict[str, Any], PurePosixPath]]:
-    """Return position, entry and picture name of every image id whose file is there."""
+    """Return position, entry and picture name of every image id whose file is there, or may be in another piece."""
     found: dict[int, tuple[int, dict[str, Any], PurePosixPath]] = {}
     taken: dict[PurePosixPath, int] = {}
     names = {path: name for name, path in files.items()}
@@ -208,7 +233,7 @@ def _images(
             continue
         # why: a name only selects among the files that were found, so that no name leads anywhere else.
         path = PurePosixPath(file_name)
-        name = path if path in files else names.get(folder.parent / path)
+        name = path if path in files else names.get(folder.parent / path, path if reading.options.partial else None)
         if image_id in found:
             reading.add("duplicate id", "images", position, f"the id {image_id} is that of {found[image_id][2]}")
         elif name is None:
@@ -293,6 +318,9 @@ def _box(
     if edges is None:
         return None
     mask = entry.get("segmentation")
+    if not mask and reading.options.masks:
+        problem("missing mask", "it has no segmentation", "Data sets for detection alone are of object_detection.")
+        return None
     outline = _mask(mask, size) if mask else None
     if isinstance(outline, str):
         problem("bad mask", outline)
@@ -365,8 +393,11 @@ def _mask(given: Any, size: Size) -> Polygons | RunLengths | str:
     if not isinstance(given, dict):
         return "its segmentation is neither polygons nor run lengths"
     counts = given.get("counts")
-    if given.get("size") != [size[1], size[0]]:
-        return f"its mask has the size {_shown(given.get('size'))}, not [{size[1]}, {size[0]}]"
+    own = given.get("size")
+    if size == ANY_SIZE and isinstance(own, list) and len(own) == 2 and all(isinstance(n, int) and n > 0 for n in own):
+        size = own[1], own[0]
+    if own != [size[1], size[0]]:
+        return f"its mask has the size {_shown(own)}, not [{size[1]}, {size[0]}]"
     if isinstance(counts, str) and counts:
         return RunLengths(size[1], size[0], counts)
     if (

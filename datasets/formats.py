@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from ..schemas.actions import Action
 from ..schemas.errors import DatasetError
+from ..schemas.reporting import Reporter
+from ..schemas.specs import Spec
+from . import box_formats
+from .box_index import build_box_index
+from .box_pieces import count_boxes, read_box_piece, require_boxes
+from .data_types import IMAGE_CLASSIFICATION, INSTANCE_SEGMENTATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION
 from .image_folder import (
     CLASSES_FILE,
     CUSTOM,
@@ -22,29 +29,37 @@ from .image_folder import (
     require_two_classes,
     scan_images,
 )
-from .manifest import RawFile, RawManifest
+from .index import IndexInfo, build_image_index
+from .manifest import PlacedFile, RawFile, RawManifest
 from .mask_classes import MaskValues, classes_of_masks, read_class_list, require_two_mask_classes
 from .mask_folder import IMAGES, MASKS, UNET, check_masked, require_pairs, scan_masked
+from .specs import (
+    AnalysisSpec,
+    AnchorSpec,
+    AugmentationSpec,
+    BoxConversionSpec,
+    ConversionSpec,
+    FormatConversionSpec,
+    ValidationSpec,
+)
 
-IMAGE_CLASSIFICATION, SEMANTIC_SEGMENTATION = "image_classification", "semantic_segmentation"
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedFile:
-    """Where a file of an uploaded piece belongs in the whole set, and the values in it when it is a mask."""
-
-    target: PurePosixPath
-    mask_values: list[int] | None = None
+Specs = Mapping[Action, type[Spec]]
 
 
 class DataFormat(Protocol):
     """One way in which data sets of one type lie on disk."""
+
+    def __hash__(self) -> int: ...
 
     @property
     def type(self) -> str: ...
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def specs(self) -> Specs:
+        """The actions of such sets, and what each can be told."""
 
     def read_piece(self, root: Path) -> dict[PurePosixPath, PlacedFile]:
         """Check all of an uploaded piece and return its files.
@@ -54,7 +69,9 @@ class DataFormat(Protocol):
         """
 
     def class_counts(self, files: Mapping[str, RawFile], read: Callable[[str], bytes]) -> dict[str, int]:
-        """Return how many images of a set each class has, in the order of the labels; `read` gives a file's bytes.
+        """Return how many images (or boxes) of a set each class has, in the order of the labels.
+
+        `read` gives the bytes of a file.
 
         Raises:
             DatasetError: the pieces of the set contradict each other.
@@ -63,12 +80,42 @@ class DataFormat(Protocol):
     def require_trainable(self, manifest: RawManifest) -> None:
         """Raise `DatasetError` when nothing can be learnt from a set."""
 
-    def scan(self, root: Path) -> ImageSet:
-        """Return the images of a whole set, by names alone.
+    def build_index(
+        self, root: Path, destination: Path, reporter: Reporter | None = None, spec: Spec | None = None
+    ) -> IndexInfo:
+        """Write the index of the whole set below `root` as the folder `destination` and return its facts.
+
+        `spec` is that of the action convert.
 
         Raises:
-            DatasetError: it is not of this format, or is not complete.
+            DatasetError: it is not of this format, is not complete, or something in it is broken.
+            StorageFull: no room left.
         """
+
+
+_CONVERSION: Specs = {
+    Action.CONVERT: ConversionSpec,
+    Action.DATASET_CONVERT: ConversionSpec,
+}
+#: In the order in which the API documents name them.
+_BOX_ACTIONS: Specs = {
+    Action.CONVERT: BoxConversionSpec,
+    Action.CONVERT_AND_INDEX: BoxConversionSpec,
+    Action.CONVERT_EFFICIENTDET_TF1: BoxConversionSpec,
+    Action.CONVERT_EFFICIENTDET_TF2: BoxConversionSpec,
+    Action.ANNOTATION_FORMAT_CONVERT: FormatConversionSpec,
+    Action.AUGMENT: AugmentationSpec,
+    Action.ANALYZE: AnalysisSpec,
+    Action.VALIDATE: ValidationSpec,
+    Action.KMEANS: AnchorSpec,
+    Action.DATASET_CONVERT: BoxConversionSpec,
+}
+#: Other formats cannot hold masks, and anchors are for detectors.
+_INSTANCE_ACTIONS: Specs = {
+    action: spec
+    for action, spec in _BOX_ACTIONS.items()
+    if action not in (Action.ANNOTATION_FORMAT_CONVERT, Action.KMEANS)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +124,10 @@ class ImageFolder:
 
     type: str
     name: str
+
+    @property
+    def specs(self) -> Specs:
+        return _CONVERSION
 
     def read_piece(self, root: Path) -> dict[PurePosixPath, PlacedFile]:
         check_layout(root, self.name)
@@ -115,8 +166,11 @@ class ImageFolder:
         if manifest.classes or self.name != CUSTOM:  # else they are in a table
             require_two_classes(manifest.classes)
 
-    def scan(self, root: Path) -> ImageSet:
-        return scan_images(root, self.name)
+    def build_index(
+        self, root: Path, destination: Path, reporter: Reporter | None = None, spec: Spec | None = None
+    ) -> IndexInfo:
+        found = scan_images(root, self.name)
+        return build_image_index(found, destination, reporter, type=self.type, format=self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +179,10 @@ class MaskedImages:
 
     type: str = SEMANTIC_SEGMENTATION
     name: str = UNET
+
+    @property
+    def specs(self) -> Specs:
+        return _CONVERSION
 
     def read_piece(self, root: Path) -> dict[PurePosixPath, PlacedFile]:
         found = scan_masked(root)
@@ -145,21 +203,60 @@ class MaskedImages:
         require_pairs(found[IMAGES], found[MASKS])
         require_two_mask_classes(manifest.classes)
 
-    def scan(self, root: Path) -> ImageSet:
+    def build_index(
+        self, root: Path, destination: Path, reporter: Reporter | None = None, spec: Spec | None = None
+    ) -> IndexInfo:
         found = scan_masked(root)
-        return ImageSet(
+        images = ImageSet(
             root=root,
             images=tuple(LabelledImage(pair.image, UNLABELLED) for pair in found.pairs),
             classes=(),
             masks=tuple(pair.mask for pair in found.pairs),
             listed=None if found.listed is None else tuple(found.listed),
         )
+        return build_image_index(images, destination, reporter, type=self.type, format=self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxedPictures:
+    """Pictures with boxes, or without any to predict them; see `box_formats`."""
+
+    type: str
+    name: str
+
+    @property
+    def specs(self) -> Specs:
+        if self.name not in box_formats.LABELLED:
+            return {}
+        return _BOX_ACTIONS if self.type == OBJECT_DETECTION else _INSTANCE_ACTIONS
+
+    @property
+    def needs_masks(self) -> bool:
+        return self.type == INSTANCE_SEGMENTATION
+
+    def read_piece(self, root: Path) -> dict[PurePosixPath, PlacedFile]:
+        return read_box_piece(root, self.name, masks=self.needs_masks)
+
+    def class_counts(self, files: Mapping[str, RawFile], read: Callable[[str], bytes]) -> dict[str, int]:
+        return count_boxes(self.name, files, read)
+
+    def require_trainable(self, manifest: RawManifest) -> None:
+        require_boxes(manifest)
+
+    def build_index(
+        self, root: Path, destination: Path, reporter: Reporter | None = None, spec: Spec | None = None
+    ) -> IndexInfo:
+        told = spec if isinstance(spec, BoxConversionSpec) else BoxConversionSpec()
+        options, rename = told.read_options(masks=self.needs_masks), told.new_names
+        return build_box_index(root, self.name, destination, reporter, type=self.type, options=options, rename=rename)
 
 
 _FORMATS: tuple[DataFormat, ...] = (
     *(ImageFolder(IMAGE_CLASSIFICATION, name) for name in FORMATS),
     MaskedImages(),
     ImageFolder(SEMANTIC_SEGMENTATION, RAW),
+    *(BoxedPictures(OBJECT_DETECTION, name) for name in box_formats.FORMATS),
+    *(BoxedPictures(INSTANCE_SEGMENTATION, name) for name in ("coco", "coco_raw", RAW)),
 )
 
 
@@ -177,3 +274,28 @@ def data_format(name: str, type: str | None = None) -> DataFormat:
         f"The format {name!r} does not go with {type or 'any type of data'}.",
         hint=f"Use one of {', '.join(names)}." if names else "Use another type.",
     )
+
+
+def build_index(
+    raw_root: Path, format: str, destination: Path, reporter: Reporter | None = None, *, type: str | None = None
+) -> IndexInfo:
+    """Write the index of the set below `raw_root` as the folder `destination` and return its facts.
+
+    `type` is the type of data, for formats that several have. The same set gives the same bytes. The folder
+    appears whole or not at all; one that is there is replaced.
+
+    Raises:
+        DatasetError: the set is not as its format wants it.
+        StorageFull: no room left.
+    """
+    return data_format(format, type).build_index(raw_root, destination, reporter)
+
+
+def data_types() -> tuple[str, ...]:
+    """Return the types of data that there are formats for, sorted."""
+    return tuple(sorted({known.type for known in _FORMATS}))
+
+
+def formats_of(type: str) -> tuple[DataFormat, ...]:
+    """Return the formats of a type of data; none for a type that is unknown."""
+    return tuple(known for known in _FORMATS if known.type == type)

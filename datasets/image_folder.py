@@ -258,7 +258,11 @@ def _classes(
 def read_class_list(root: Path, file: PurePosixPath) -> list[str]:
     """Return the classes that a text file lists, one a line; `DatasetError` with the line of one named twice."""
     with (root / file).open("rb") as stream:
-        content = stream.read(2**20 + 1)
+        return parse_class_list(stream.read(2**20 + 1), str(file))
+
+
+def parse_class_list(content: bytes, file: str) -> list[str]:
+    """As `read_class_list`, for the content of `file`."""
     if len(content) > 2**20:
         raise DatasetError(f"{file} is larger than 1 MiB.", hint="Write one class a line.")
     try:
@@ -312,8 +316,13 @@ def is_image(path: PurePosixPath) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
+def is_for_people(path: PurePosixPath) -> bool:
+    """Tell whether a file is a README, a licence or the like."""
+    return path.stem.lower() in _KNOWN_STEMS
+
+
 def refuse_unknown(others: list[PurePosixPath], content: FolderContent) -> None:
-    unknown = [p for p in others if p.name.lower() not in _KNOWN_NAMES and p.stem.lower() not in _KNOWN_STEMS]
+    unknown = [p for p in others if p.name.lower() not in _KNOWN_NAMES and not is_for_people(p)]
     if not unknown:
         return
     archives = [path for path in unknown if is_archive_name(path.name)]

@@ -4,7 +4,8 @@ dataset.json    an `IndexInfo`
 index.parquet   a row per image: path, label, width, height, offset, length, sha256
 images.bin      the encoded images, back to back in the order of the rows
 
-Sets with labels of several tasks have one file more, see `task_labels`; sets with masks have two, see `mask_index`.
+Sets with labels of several tasks have one file more, see `task_labels`, and so have sets with boxes, see `box_index`;
+sets with masks have two, see `mask_index`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..schemas.errors import DatasetError
 from ..schemas.reporting import Reporter, SilentReporter
+from .data_types import IMAGE_CLASSIFICATION
 from .disk import sync
 from .folder import read_folder
-from .formats import IMAGE_CLASSIFICATION, data_format
 from .image_folder import ImageSet, LabelledImage, read_image
 from .images import decode_rgb, image_size
 from .manifest import RawFile, digest_of, hash_file
@@ -65,7 +66,9 @@ class IndexInfo(BaseModel):
     version: int = INDEX_VERSION
     type: str = IMAGE_CLASSIFICATION
     classes: list[str] = Field(description="In the order of the labels; empty for a set without labels.")
-    class_counts: dict[str, int] = Field(description="Images that are of the class, or that have pixels of it.")
+    class_counts: dict[str, int] = Field(
+        description="Images that are of the class or have pixels of it; in a set with boxes, boxes of it."
+    )
     count: int = Field(ge=1)
     size_bytes: int = Field(ge=1, description="Size of images.bin.")
     digest: str = Field(description="SHA-256 over classes and, per image, path, label and hash, and over the masks.")
@@ -93,21 +96,17 @@ class _Encoded(NamedTuple):
     sha256: str
 
 
-def build_index(
-    raw_root: Path, format: str, destination: Path, reporter: Reporter | None = None, *, type: str | None = None
+def build_image_index(
+    found: ImageSet, destination: Path, reporter: Reporter | None = None, *, type: str, format: str
 ) -> IndexInfo:
-    """Write the index of the image set below `raw_root` as the folder `destination` and return its facts.
-
-    `type` is the type of data, for formats that several have. The same images give the same bytes. The folder
-    appears whole or not at all; one that is there is replaced.
+    """Write the index of an image set as the folder `destination` and return its facts; see `formats.build_index`.
 
     Raises:
-        DatasetError: the set is not as `check_layout` wants it.
+        DatasetError: an image or a mask does not decode, or the labels are not as they should be.
         StorageFull: no room left.
     """
     reporter = reporter or SilentReporter()
-    kind = data_format(format, type)
-    found = kind.scan(raw_root)
+    raw_root = found.root
     tasks = read_tables(raw_root, [i.path for i in found.images], found.tables) if found.is_tabled else None
     with new_folder(destination, "write the indexed data set") as folder:
         rows = write_images(raw_root, found.images, folder / IMAGES_FILE, reporter)
@@ -129,7 +128,7 @@ def build_index(
         columns = dict(zip(_Row._fields, map(list, zip(*rows, strict=True)), strict=True))
         pq.write_table(pa.table(columns, schema=ROW_SCHEMA), folder / ROWS_FILE, compression="zstd")
         info = IndexInfo(
-            type=kind.type,
+            type=type,
             classes=list(classes),
             class_counts=_counts(found, tasks, masks, mask_values),
             count=len(rows),
@@ -282,7 +281,7 @@ class ImageIndex:
         self._check_labels()
 
     def _check_labels(self) -> None:
-        has_labels = self.classes and self.info.masks is None
+        has_labels = self.classes and self.info.type == IMAGE_CLASSIFICATION
         lowest, highest = (0, len(self.classes) - 1) if has_labels else (-1, -1)
         if self.labels.min() < lowest or self.labels.max() > highest:
             raise damaged(self.folder, f"{ROWS_FILE} has labels without a class")

@@ -14,7 +14,7 @@ import math
 from pathlib import Path, PurePosixPath
 
 from ..schemas.errors import DatasetError
-from .box_checks import Outside, checked_edges, parse_number
+from .box_checks import ANY_SIZE, Outside, checked_edges, parse_number
 from .box_folder import (
     ClassNames,
     ReadOptions,
@@ -22,9 +22,11 @@ from .box_folder import (
     by_stem,
     class_names,
     common_notes,
+    list_label_files,
     list_pictures,
     measure,
-    one_folder,
+    pair_folders,
+    place_pairs,
     read_text,
     write_class_list,
 )
@@ -51,24 +53,26 @@ def read_kitti(content: FolderContent, options: ReadOptions, problems: Problems)
     Raises:
         DatasetError: the layout is not that of KITTI, so that nothing can be read.
     """
-    images = one_folder(content, _IMAGES, LAYOUT)
-    labels = one_folder(content, _LABELS, LAYOUT)
-    files = list_pictures(content, images)
+    images, labels = pair_folders(content, _IMAGES, _LABELS, LAYOUT, partial=options.partial)
+    files = {} if images is None else list_pictures(content, images)
     stems = by_stem(files)
-    label_files = {
-        path.relative_to(labels).with_suffix(""): path
-        for path in content.files
-        if labels in path.parents and path.suffix.lower() == ".txt"
-    }
-    for stem, path in label_files.items():
-        if stem not in stems:
-            problems.add("missing picture", str(path), f"there is no picture {images}/{stem}.*", "Send it as well.")
-    sizes = measure(content, files.values(), options, problems)
-    names = class_names(content, images, options)
+    label_files = list_label_files(content, labels, ".txt")
+    names = class_names(content, images or labels, options)
     pictures = []
+    for stem, path in label_files.items():
+        if stem in stems:
+            continue
+        if not options.partial:
+            problems.add("missing picture", str(path), f"there is no picture {images}/{stem}.*", "Send it as well.")
+            continue
+        boxes = _read_labels(content, path, ANY_SIZE, options.outside, names, problems)
+        pictures.append(Picture(path=stem, name=stem, width=0, height=0, boxes=boxes))
+    sizes = measure(content, files.values(), options, problems)
     for stem, name in stems.items():
         path = files[name]
         if stem not in label_files:
+            if options.partial:
+                continue
             what = f"it has no label file {labels}/{stem}.txt"
             problems.add("missing labels", str(path), what, "An empty label file says that nothing is in the picture.")
         elif path in sizes:
@@ -133,6 +137,12 @@ def _box(
         kitti_3d=rest if has_3d else (),
         score=numbers[14] if len(columns) == 16 else None,
     )
+
+
+def place_kitti(content: FolderContent) -> dict[PurePosixPath, PurePosixPath]:
+    """Return where the files of a piece belong in a set without leading folders."""
+    images, labels = pair_folders(content, _IMAGES, _LABELS, LAYOUT, partial=True)
+    return place_pairs(content, images, labels, (IMAGES_FOLDER, LABELS_FOLDER), ".txt")
 
 
 def check_kitti(boxes: BoxSet) -> None:

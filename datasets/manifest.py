@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,29 @@ class RawFile(BaseModel):
     size_bytes: int = Field(ge=0)
     sha256: str
     mask_values: list[int] | None = Field(default=None, description="What values occur in it, when it is a mask.")
+    boxes: dict[str, int] | None = Field(default=None, description="Boxes per class, when it is an annotation.")
+    pictures: list[str] | None = Field(default=None, description="What it annotates, when that is several pictures.")
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedFile:
+    """Where a file of an uploaded piece belongs in the whole set, and what its `RawFile` says of its content."""
+
+    target: PurePosixPath
+    mask_values: list[int] | None = None
+    boxes: dict[str, int] | None = None
+    pictures: list[str] | None = None
+
+    def described(self, file: RawFile) -> RawFile:
+        """Return the file, hashed where it lay, as the manifest of the whole set has it."""
+        return file.model_copy(
+            update={
+                "path": str(self.target),
+                "mask_values": self.mask_values,
+                "boxes": self.boxes,
+                "pictures": self.pictures,
+            }
+        )
 
 
 class RawManifest(BaseModel):
@@ -31,7 +55,9 @@ class RawManifest(BaseModel):
     format: str
     files: list[RawFile] = Field(description="Sorted by path.")
     digest: str = Field(description="SHA-256 over all paths and hashes: the version of the data.")
-    classes: dict[str, int] = Field(description="Images per class, in the order of the labels; empty without labels.")
+    classes: dict[str, int] = Field(
+        description="Images per class, or boxes in a set with boxes, in the order of the labels; empty without labels."
+    )
 
 
 def build_manifest(root: Path, format: str) -> RawManifest:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape
 
-from .box_checks import checked_edges, parse_number
+from .box_checks import ANY_SIZE, checked_edges, parse_number
 from .box_folder import (
     ClassNames,
     ReadOptions,
@@ -22,9 +22,11 @@ from .box_folder import (
     by_stem,
     class_names,
     common_notes,
+    list_label_files,
     list_pictures,
     measure,
-    one_folder,
+    pair_folders,
+    place_pairs,
     write_class_list,
 )
 from .boxes import DONT_CARE_NAME, Box, BoxSet, Picture, to_pixels
@@ -47,47 +49,39 @@ def read_pascal_voc(content: FolderContent, options: ReadOptions, problems: Prob
     Raises:
         DatasetError: the layout is not that of Pascal VOC, so that nothing can be read.
     """
-    images = one_folder(content, _IMAGES, LAYOUT)
-    annotations = one_folder(content, _ANNOTATIONS, LAYOUT)
-    files = list_pictures(content, images)
+    images, annotations = pair_folders(content, _IMAGES, _ANNOTATIONS, LAYOUT, partial=options.partial)
+    files = {} if images is None else list_pictures(content, images)
     stems = by_stem(files)
-    xml_files = {
-        path.relative_to(annotations).with_suffix(""): path
-        for path in content.files
-        if annotations in path.parents and path.suffix.lower() == ".xml"
-    }
-    for stem, path in xml_files.items():
-        if stem not in stems:
-            problems.add("missing picture", str(path), f"there is no picture {images}/{stem}.*", "Send it as well.")
+    xml_files = list_label_files(content, annotations, ".xml")
     roots = {}
+    for stem, path in xml_files.items():
+        if stem in stems:
+            continue
+        if not options.partial:
+            problems.add("missing picture", str(path), f"there is no picture {images}/{stem}.*", "Send it as well.")
+        elif (root := _parse(content, path, problems)) is not None:
+            roots[stem] = root
     for stem, name in stems.items():
         if stem not in xml_files:
+            if options.partial:
+                continue
             what = f"it has no annotation {annotations}/{stem}.xml"
             hint = "An annotation without an object says that nothing is in the picture."
             problems.add("missing labels", str(files[name]), what, hint)
         elif (root := _parse(content, xml_files[stem], problems)) is not None:
             roots[stem] = root
     sizes = measure(content, files.values(), options, problems)
-    names = class_names(content, images, options)
+    names = class_names(content, images or annotations, options)
     origin = 0.0 if any(map(_counts_from_zero, roots.values())) else 1.0
     pictures = []
     for stem, root in roots.items():
-        name = stems[stem]
-        if (size := sizes.get(files[name])) is None:
-            continue
         file = str(xml_files[stem])
-        if not _size_fits(root, size, file, problems):
-            continue
-        boxes = [_box(element, file, origin, size, options, names, problems) for element in root.all("object")]
-        pictures.append(
-            Picture(
-                path=files[name],
-                name=name,
-                width=size[0],
-                height=size[1],
-                boxes=tuple(box for box in boxes if box is not None),
-            )
-        )
+        if (picture := stems.get(stem)) is None:
+            boxes = _boxes(root, file, origin, ANY_SIZE, options, names, problems)
+            pictures.append(Picture(path=stem, name=stem, width=0, height=0, boxes=boxes))
+        elif (size := sizes.get(files[picture])) is not None and _size_fits(root, size, file, problems):
+            boxes = _boxes(root, file, origin, size, options, names, problems)
+            pictures.append(Picture(path=files[picture], name=picture, width=size[0], height=size[1], boxes=boxes))
     found, classes = names.finish(pictures)
     notes = common_notes(problems, found)
     if origin == 0.0:
@@ -144,6 +138,13 @@ def _size_fits(root: Element, size: Size, file: str, problems: Problems) -> bool
 def _text(element: Element, tag: str) -> str:
     found = element.first(tag)
     return found.text[:40] if found is not None and found.text else "?"
+
+
+def _boxes(
+    root: Element, file: str, origin: float, size: Size, options: ReadOptions, names: ClassNames, problems: Problems
+) -> tuple[Box, ...]:
+    found = (_box(element, file, origin, size, options, names, problems) for element in root.all("object"))
+    return tuple(box for box in found if box is not None)
 
 
 def _box(
@@ -206,6 +207,12 @@ def _flag(element: Element, tag: str, file: str, problems: Problems) -> int | No
         return 1
     problems.add("out of range", f"{file}, line {found.line}", f"<{tag}> is {found.text[:40]!a}, not 0 or 1")
     return None
+
+
+def place_pascal_voc(content: FolderContent) -> dict[PurePosixPath, PurePosixPath]:
+    """Return where the files of a piece belong in a set without leading folders."""
+    images, annotations = pair_folders(content, _IMAGES, _ANNOTATIONS, LAYOUT, partial=True)
+    return place_pairs(content, images, annotations, (IMAGES_FOLDER, ANNOTATIONS_FOLDER), ".xml")
 
 
 def check_pascal_voc(boxes: BoxSet) -> None:

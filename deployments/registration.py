@@ -17,6 +17,7 @@ from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel
 
 from .. import __version__
+from ..datasets.formats import data_types, formats_of
 from ..flows.bundle import train_bundle
 from ..flows.command import run
 from ..flows.job import JOB_FLOWS
@@ -24,7 +25,7 @@ from ..flows.pipeline import train_and_compress
 from ..flows.sweep import sweep
 from ..flows.trial import trial
 from ..networks.registry import networks
-from ..schemas.actions import CONVERSIONS, USERS_CODE, Action
+from ..schemas.actions import USERS_CODE, Action
 from ..schemas.attempts import Priority
 from ..schemas.bundles import BUNDLE
 from ..schemas.jobs import COMMAND, COMMAND_POOL_VARIABLE, TAG, WORK_POOL, command_pool_name
@@ -36,7 +37,7 @@ from .warm_worker import TrainyardWorker, wait_for_prefect
 _ARGUMENTS = """
     org: Org that the job belongs to.
     experiment_id: Experiment that the job belongs to.
-    dataset_id: Data set to convert.
+    dataset_id: Data set that the job is about.
     network: Name of the network; left out, that of the experiment.
     parent_job_id: Job whose model this job starts from.
     datasets: Data sets of this job instead of those of the experiment.
@@ -75,9 +76,11 @@ class DeployedFlow:
 
 def deployed_flows() -> Iterator[DeployedFlow]:
     """Yield all deployments of a yard, made from the registered networks."""
-    for action in sorted(CONVERSIONS):
-        for dataset_type in sorted({network.dataset_type for network in networks()}):
-            yield _of_action(action, dataset_type, None)
+    for dataset_type in data_types():
+        # The formats of a type that have an action have one spec for it.
+        of_type = {action: spec for kind in formats_of(dataset_type) for action, spec in kind.specs.items()}
+        for action, spec in of_type.items():
+            yield _of_action(action, dataset_type, spec, [])
     yield DeployedFlow(
         flow=run.name,
         name=COMMAND,
@@ -96,7 +99,7 @@ def deployed_flows() -> Iterator[DeployedFlow]:
     )
     for network in networks():
         for action, spec in network.specs.items():
-            yield _of_action(action, network.name, spec)
+            yield _of_action(action, network.name, spec, [f"{TAG}network:{network.name}"])
         if Action.TRAIN in network.specs:
             yield from _of_sweep(network.name, network.specs[Action.TRAIN])
         if Action.PRUNE in network.specs and Action.EXPORT in network.specs:
@@ -116,15 +119,15 @@ def deployed_flows() -> Iterator[DeployedFlow]:
             )
 
 
-def _of_action(action: Action, name: str, spec: type[Spec] | None) -> DeployedFlow:
+def _of_action(action: Action, name: str, spec: type[Spec], tags: list[str]) -> DeployedFlow:
     function = JOB_FLOWS[action].fn
     return DeployedFlow(
         flow=str(action),
         name=name,
         entrypoint=f"prefect_trainyard.flows.job.{action}",
-        form=_form(function, {"spec": spec} if spec else {}),
+        form=_form(function, {"spec": spec}),
         description=function.__doc__ or "",
-        tags=["trainyard", f"{TAG}action:{action}", *([f"{TAG}network:{name}"] if spec else [])],
+        tags=["trainyard", f"{TAG}action:{action}", *tags],
     )
 
 

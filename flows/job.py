@@ -18,14 +18,19 @@ from ..schemas.base_experiments import WEIGHTS_FILE
 from ..schemas.errors import ActionNotAllowed, NotFound
 from ..schemas.jobs import TAG, CheckpointChoice, Datasets, ExperimentRecord, JobRequest, ModelChoice, Org
 from ..schemas.results import JobResult
+from ..tasks import analyze as analyze_task
+from ..tasks import annotation_format_convert as annotations_task
+from ..tasks import augment as augment_task
 from ..tasks import convert as convert_task
 from ..tasks import evaluate as evaluate_task
 from ..tasks import export as export_task
 from ..tasks import gen_trt_engine as engine_task
 from ..tasks import inference as inference_task
+from ..tasks import kmeans as kmeans_task
 from ..tasks import prune as prune_task
 from ..tasks import retrain as retrain_task
 from ..tasks import train as train_task
+from ..tasks import validate as validate_task
 from ..tasks.context import STORAGE_PATIENCE_S, JobContext, running_as
 from ..tasks.redaction import REDACTION, given_secrets
 from ..tasks.secrets import read_secrets
@@ -101,6 +106,14 @@ def _as_flow(job: Callable[..., JobResult], action: Action, summary: str) -> Any
 
 convert = _dataset_flow(Action.CONVERT, "Index an uploaded data set.")
 dataset_convert = _dataset_flow(Action.DATASET_CONVERT, "Index an uploaded data set.")
+convert_and_index = _dataset_flow(Action.CONVERT_AND_INDEX, "Index an uploaded data set.")
+convert_efficientdet_tf1 = _dataset_flow(Action.CONVERT_EFFICIENTDET_TF1, "Index an uploaded data set.")
+convert_efficientdet_tf2 = _dataset_flow(Action.CONVERT_EFFICIENTDET_TF2, "Index an uploaded data set.")
+annotation_format_convert = _dataset_flow(Action.ANNOTATION_FORMAT_CONVERT, "Write a data set in another format.")
+augment = _dataset_flow(Action.AUGMENT, "Write a data set with changed copies of its pictures.")
+analyze = _dataset_flow(Action.ANALYZE, "Describe a data set in tables and figures.")
+validate = _dataset_flow(Action.VALIDATE, "List everything that is wrong with a data set.")
+kmeans = _dataset_flow(Action.KMEANS, "Find anchors that fit the boxes of a data set.")
 train = _experiment_flow(Action.TRAIN, "Train the network of an experiment.")
 evaluate = _experiment_flow(Action.EVALUATE, "Measure the model of the parent job on the evaluation data.")
 prune = _experiment_flow(Action.PRUNE, "Remove channels from the model of the parent job.")
@@ -113,6 +126,14 @@ inference = _experiment_flow(Action.INFERENCE, "Predict the inference data with 
 JOB_FLOWS: dict[Action, Any] = {
     Action.CONVERT: convert,
     Action.DATASET_CONVERT: dataset_convert,
+    Action.CONVERT_AND_INDEX: convert_and_index,
+    Action.CONVERT_EFFICIENTDET_TF1: convert_efficientdet_tf1,
+    Action.CONVERT_EFFICIENTDET_TF2: convert_efficientdet_tf2,
+    Action.ANNOTATION_FORMAT_CONVERT: annotation_format_convert,
+    Action.AUGMENT: augment,
+    Action.ANALYZE: analyze,
+    Action.VALIDATE: validate,
+    Action.KMEANS: kmeans,
     Action.TRAIN: train,
     Action.EVALUATE: evaluate,
     Action.PRUNE: prune,
@@ -120,6 +141,16 @@ JOB_FLOWS: dict[Action, Any] = {
     Action.EXPORT: export,
     Action.GEN_TRT_ENGINE: gen_trt_engine,
     Action.INFERENCE: inference,
+}
+
+
+#: Tasks of data sets beside the conversions.
+_DATA_SERVICES: dict[Action, Callable[..., JobResult]] = {
+    Action.ANNOTATION_FORMAT_CONVERT: annotations_task,
+    Action.AUGMENT: augment_task,
+    Action.ANALYZE: analyze_task,
+    Action.VALIDATE: validate_task,
+    Action.KMEANS: kmeans_task,
 }
 
 
@@ -167,7 +198,9 @@ def call_task(
 
     action, spec = request.action, dict(request.spec)
     if action in CONVERSIONS:
-        return convert_task(needed(request.dataset_id, "files"), action=action)
+        return convert_task(needed(request.dataset_id, "files"), spec=spec, action=action)
+    if action in _DATA_SERVICES:
+        return _DATA_SERVICES[action](needed(request.dataset_id, "files"), spec=spec)
     assert record is not None
     sets = request.datasets or record.datasets
     train_set = sets.train[0] if sets.train else None

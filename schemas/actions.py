@@ -10,6 +10,14 @@ class Action(StrEnum):
 
     DATASET_CONVERT = "dataset_convert"
     CONVERT = "convert"
+    CONVERT_AND_INDEX = "convert_and_index"
+    CONVERT_EFFICIENTDET_TF1 = "convert_efficientdet_tf1"
+    CONVERT_EFFICIENTDET_TF2 = "convert_efficientdet_tf2"
+    ANNOTATION_FORMAT_CONVERT = "annotation_format_convert"
+    AUGMENT = "augment"
+    ANALYZE = "analyze"
+    VALIDATE = "validate"
+    KMEANS = "kmeans"
     TRAIN = "train"
     EVALUATE = "evaluate"
     PRUNE = "prune"
@@ -26,7 +34,22 @@ class Action(StrEnum):
 #: Actions that run what a user has written; they may have a work pool of their own.
 USERS_CODE = frozenset({Action.RUN, Action.TRAIN_BUNDLE})
 
-CONVERSIONS = frozenset({Action.CONVERT, Action.DATASET_CONVERT})
+#: Actions that index a data set; clients call the one that their network's tutorial names.
+CONVERSIONS = frozenset(
+    {
+        Action.CONVERT,
+        Action.DATASET_CONVERT,
+        Action.CONVERT_AND_INDEX,
+        Action.CONVERT_EFFICIENTDET_TF1,
+        Action.CONVERT_EFFICIENTDET_TF2,
+    }
+)
+
+#: Actions of data sets.
+DATA_SERVICES = frozenset(
+    {Action.ANNOTATION_FORMAT_CONVERT, Action.AUGMENT, Action.ANALYZE, Action.VALIDATE, Action.KMEANS}
+)
+DATASET_ACTIONS = CONVERSIONS | DATA_SERVICES
 
 #: Actions that learn, write checkpoints and can be resumed under the same job id.
 TRAINING = frozenset({Action.TRAIN, Action.RETRAIN})

@@ -21,6 +21,8 @@ class ArtifactKind(StrEnum):
     ENGINE = "engine"
     PREDICTIONS = "predictions"
     INDEX = "index"
+    DATASET = "dataset"
+    """A file of a new data set."""
     FIGURE = "figure"
     REPORT = "report"
 

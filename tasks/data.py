@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..blocks import ArtifactStorage
-from ..datasets.index import build_index, open_index
+from ..datasets.formats import data_format
+from ..datasets.index import open_index
 from ..datasets.manifest import RawManifest
-from ..schemas.actions import CONVERSIONS
+from ..schemas.actions import CONVERSIONS, Action
 from ..schemas.errors import DatasetError, NotFound
 from ..schemas.reporting import Reporter
 from ..schemas.results import JobResult
+from ..schemas.specs import parse_spec
 from .context import JobContext
 
 #: A data set: what `convert` returned, an address in the storage, or a local folder of images.
@@ -40,9 +44,9 @@ class IndexSource:
 
 
 def index_source(
-    storage: ArtifactStorage, dataset: str | Path, scratch: Path, format: str | None = None
+    storage: ArtifactStorage, dataset: str | Path, scratch: Path, format: str | None = None, type: str | None = None
 ) -> IndexSource:
-    """Return the images of a data set as a local folder.
+    """Return the images of a data set as a local folder. `format` and `type` are those of a `dataset` that is one.
 
     Raises:
         NotFound: there is no such data set, or nothing was uploaded to it.
@@ -51,25 +55,31 @@ def index_source(
         folder = Path(dataset)
         if not folder.is_dir():
             raise NotFound(f"There is no data set folder {folder}.")
-        return IndexSource(folder=folder, format=format or "default")
+        return IndexSource(folder=folder, format=format or "default", type=type)
     path = storage.relative(dataset)
     manifest = _manifest(storage, path)
     raw = storage.local_copy(f"{path}/{RAW}", scratch / "data" / _name(path))
     return IndexSource(folder=raw, format=manifest.format, type=manifest.type, digest=manifest.digest, stored=path)
 
 
-def remember_index(storage: ArtifactStorage, dataset_path: str, index_path: str) -> None:
-    """Let later jobs find the index of a data set."""
-    storage.write_json(f"{dataset_path}/{INDEX_POINTER}", {"path": index_path})
+def remember_index(storage: ArtifactStorage, dataset_path: str, index_path: str, spec: Mapping[str, object]) -> None:
+    """Let later jobs find the index of a data set, and make it again in the way of `spec` when they have to."""
+    storage.write_json(f"{dataset_path}/{INDEX_POINTER}", {"path": index_path, "spec": dict(spec)})
 
 
 def index_folder(
-    job: JobContext, dataset: DatasetLike, scratch: Path, reporter: Reporter, *, format: str | None = None
+    job: JobContext,
+    dataset: DatasetLike,
+    scratch: Path,
+    reporter: Reporter,
+    *,
+    format: str | None = None,
+    type: str | None = None,
 ) -> Path:
     """Return a local folder with the index of a data set; built on the spot where there is none yet.
 
-    `format` is for local folders: `default` with a folder of images per class, `unet` with images and masks,
-    `raw` without labels.
+    `format` and `type` are for local folders: `default` with a folder of images per class, `unet` with images and
+    masks, `kitti`, `coco` or `pascal_voc` with boxes, `raw` without labels.
 
     Raises:
         DatasetError: the data set is empty, broken or not of its format.
@@ -85,28 +95,35 @@ def index_folder(
         path = job.storage.relative(dataset)
         if (index := _current_index(job.storage, path, target / _name(path))) is not None:
             return index
-    source = index_source(job.storage, dataset, scratch, format)
+    source = index_source(job.storage, dataset, scratch, format, type)
     built = target / f"{_name(str(dataset))}-index"
     if not built.exists():
         reporter.log(f"Indexing {source.stored or source.folder}: no convert job has done it.")
-        build_index(source.folder, source.format, built, type=source.type)
+        kind = data_format(source.format, source.type)
+        told = {} if source.stored is None else _remembered(job.storage, source.stored).get("spec", {})
+        spec = kind.specs.get(Action.CONVERT)
+        kind.build_index(source.folder, built, reporter, None if spec is None else parse_spec(spec, told))
         if source.stored is not None:
             # For the next job. The name is that of the content, so two jobs at once do no harm.
-            kept = f"{source.stored}/{INDEXES}/{source.digest}"
+            kept = f"{source.stored}/{INDEXES}/{source.digest}-{open_index(built).digest[:16]}"
             job.storage.upload_folder(built, kept)
-            remember_index(job.storage, source.stored, kept)
+            remember_index(job.storage, source.stored, kept, told)
     return built
 
 
 def _current_index(storage: ArtifactStorage, path: str, target: Path) -> Path | None:
     """Return the index that a convert job made of exactly the files that are there now."""
-    if not storage.exists(f"{path}/{INDEX_POINTER}"):
-        return None
-    index_path = str(storage.read_json(f"{path}/{INDEX_POINTER}")["path"])
-    if not storage.exists(f"{index_path}/dataset.json"):
-        return None  # the convert job was deleted
+    index_path = _remembered(storage, path).get("path")
+    if index_path is None or not storage.exists(f"{index_path}/dataset.json"):
+        return None  # there was no convert job, or it was deleted
     folder = storage.local_copy(index_path, target)
     return folder if open_index(folder).info.raw_digest == _manifest(storage, path).digest else None
+
+
+def _remembered(storage: ArtifactStorage, path: str) -> dict[str, Any]:
+    """Return what `remember_index` wrote, nothing where it did not."""
+    pointer = f"{path}/{INDEX_POINTER}"
+    return dict(storage.read_json(pointer)) if storage.exists(pointer) else {}
 
 
 def _manifest(storage: ArtifactStorage, path: str) -> RawManifest:

@@ -76,7 +76,14 @@ def run_network_action(
             given = {role: dataset for role, dataset in datasets.items() if dataset is not None}
             labelled = chosen.dataset_formats[0]
             data = {
-                role: index_folder(job, dataset, scratch, reporter, format="raw" if role == "inference" else labelled)
+                role: index_folder(
+                    job,
+                    dataset,
+                    scratch,
+                    reporter,
+                    format="raw" if role == "inference" else labelled,
+                    type=chosen.dataset_type,
+                )
                 for role, dataset in given.items()
             }
             digests = {role: open_index(path).digest for role, path in data.items()}

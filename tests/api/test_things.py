@@ -146,7 +146,7 @@ BAD_DATASETS = {
     "no format": {"type": "image_classification"},
     "unknown type": DATASET | {"type": "cats"},
     "type of another kind": DATASET | {"type": 5},
-    "type that is not here yet": DATASET | {"type": "object_detection", "format": "kitti"},
+    "type that is not here yet": DATASET | {"type": "pointpillars", "format": "default"},
     "unknown format": DATASET | {"format": "zip"},
     "format of another type": DATASET | {"format": "kitti"},
     "name is a number": DATASET | {"name": 5},

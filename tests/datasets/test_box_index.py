@@ -11,7 +11,8 @@ from prefect_trainyard.datasets.box_formats import LABELLED, read_boxes, write_b
 from prefect_trainyard.datasets.box_index import BoxIndexInfo, build_box_index, open_box_index
 from prefect_trainyard.datasets.boxes import Box
 from prefect_trainyard.datasets.folder import read_folder
-from prefect_trainyard.datasets.index import build_index, open_index
+from prefect_trainyard.datasets.formats import build_index
+from prefect_trainyard.datasets.index import open_index
 from prefect_trainyard.datasets.manifest import digest_of, hash_file
 from prefect_trainyard.schemas.errors import DatasetError
 
@@ -124,5 +125,18 @@ def test_an_index_of_another_type_is_refused(make_images, built: Path, tmp_path:
     build_index(make_images(["a/1.png", "b/2.png"]), "default", tmp_path / "index")
     with pytest.raises(DatasetError, match="object_detection"):
         open_box_index(tmp_path / "index")
-    with pytest.raises(DatasetError):
-        open_index(built)
+
+
+def test_facts_can_be_read_without_the_boxes(built: Path) -> None:
+    index = open_index(built)
+    assert index.classes == ["digit_3", "digit_5", "digit_8"] and (index.labels == -1).all()
+    assert index.digest == open_box_index(built).digest and sum(index.info.class_counts.values()) > 0
+
+
+def test_classes_get_other_names(sets: Path, tmp_path: Path) -> None:
+    plain = build_box_index(sets / "kitti", "kitti", tmp_path / "plain")
+    rename = {"digit_3": "odd", "digit_5": "odd"}
+    info = build_box_index(sets / "kitti", "kitti", tmp_path / "index", rename=rename)
+    assert info.classes == ["odd", "digit_8"] and info.boxes == plain.boxes and info.raw_digest == plain.raw_digest
+    with pytest.raises(DatasetError, match="no class 'four'"):
+        build_box_index(sets / "kitti", "kitti", tmp_path / "index", rename={"four": "4"})

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from prefect_trainyard.datasets import disk
-from prefect_trainyard.datasets.index import ImageIndex, IndexInfo, build_index, open_index
+from prefect_trainyard.datasets.formats import build_index
+from prefect_trainyard.datasets.index import ImageIndex, IndexInfo, open_index
 from prefect_trainyard.datasets.manifest import build_manifest
 from prefect_trainyard.schemas.errors import DatasetError, StorageFull
 from prefect_trainyard.schemas.reporting import SilentReporter

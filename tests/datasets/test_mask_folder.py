@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 from PIL import Image
-from prefect_trainyard.datasets.formats import data_format
-from prefect_trainyard.datasets.index import build_index, open_index
+from prefect_trainyard.datasets.formats import build_index, data_format
+from prefect_trainyard.datasets.index import open_index
 from prefect_trainyard.datasets.manifest import RawFile, RawManifest
 from prefect_trainyard.schemas.errors import DatasetError
 

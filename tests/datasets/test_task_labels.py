@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from prefect_trainyard.datasets.formats import build_index
 from prefect_trainyard.datasets.image_folder import canonical_paths, check_layout, scan_images
-from prefect_trainyard.datasets.index import build_index, open_index
+from prefect_trainyard.datasets.index import open_index
 from prefect_trainyard.datasets.manifest import build_manifest
 from prefect_trainyard.schemas.errors import DatasetError
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from prefect_trainyard.datasets.index import build_index
+from prefect_trainyard.datasets.formats import build_index
 from prefect_trainyard.networks.registry import get_network
 from prefect_trainyard.schemas.actions import Action
 from prefect_trainyard.schemas.specs import parse_spec

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from prefect_trainyard.datasets.box_index import build_box_index
-from prefect_trainyard.datasets.index import build_index
+from prefect_trainyard.datasets.formats import build_index
 from prefect_trainyard.testing import ContractData
 from sklearn.datasets import load_digits
 from support import ROOT

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from ...answers import answers
 from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep
-from ...services.experiments.specs import read_schema
+from ...services.experiments.specs import Subject, dataset_kind, read_schema
 from .owners import OWNERS, OwnerDep
 from .schemas import SpecIn
 from .translate import action_in
@@ -26,13 +26,13 @@ async def read_specs_schema(
     action: ActionPath, owner: OwnerDep, scope: ScopeDep, services: ServicesDep
 ) -> JSONResponse:
     """Returns the Specs schema for a given action"""
-    network = None
+    subject: Subject
     if owner.experiment_id is not None:
-        network = (await services.experiments.read(scope.org, owner.experiment_id)).row.network
+        subject = (await services.experiments.read(scope.org, owner.experiment_id)).row.network
     else:
         assert owner.dataset_id is not None
-        await services.datasets.read(scope.org, owner.dataset_id)
-    return JSONResponse(read_schema(action_in(action, owner), network))
+        subject = dataset_kind((await services.datasets.read(scope.org, owner.dataset_id)).row)
+    return JSONResponse(read_schema(action_in(action, owner), subject))
 
 
 @_specs.get("", summary="Retrieve Specs", responses=answers(dict[str, Any]))

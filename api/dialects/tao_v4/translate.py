@@ -82,7 +82,7 @@ def dataset_out(view: DatasetView, scope: Scope) -> dict[str, Any]:
         "logo": row.labels.get("logo", ""),
         "type": row.type,
         "format": row.format,
-        "actions": list(dataset_actions(row.type)),
+        "actions": list(dataset_actions(row)),
         "jobs": [job_out(job, scope) for job in view.jobs],
         "status": dataset_status(view, scope),
         **({"pull": pull.source.get("url"), "message": pull.message} if pull is not None else {}),

@@ -8,11 +8,12 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 
+from ....datasets.formats import data_types
 from ....schemas.errors import InvalidInput
 from ...answers import answers
 from ...body import documented, json_body
 from ...deps import ScopeDep, ServicesDep, SettingsDep
-from ...services.experiments.specs import dataset_types, formats_of, read_schema
+from ...services.experiments.specs import dataset_kind, format_names, read_schema
 from ...uploads import UPLOAD_BODY, receive_upload
 from .answers import DatasetOut, Datasets, Formats, Said
 from .query import Filter, Size, Skip, Sort, list_out, matches, page
@@ -77,8 +78,8 @@ async def list_formats(
     dataset_type: Annotated[str | None, Query(max_length=100, description="Type of the Datasets")] = None,
 ) -> JSONResponse:
     """Returns the formats that Datasets of a type can have, of all types without one"""
-    types = [dataset_type] if dataset_type else dataset_types()
-    return JSONResponse({"dataset_formats": list(dict.fromkeys(f for kind in types for f in formats_of(kind)))})
+    types = [dataset_type] if dataset_type else data_types()
+    return JSONResponse({"dataset_formats": list(dict.fromkeys(f for kind in types for f in format_names(kind)))})
 
 
 @router.post(
@@ -99,8 +100,8 @@ async def upload_dataset(
 @router.get("/{dataset_id}/specs/{action}/schema", summary="Retrieve Specs schema", responses=answers(dict[str, Any]))
 async def read_specs_schema(dataset_id: UUID, action: str, scope: ScopeDep, services: ServicesDep) -> JSONResponse:
     """Returns the Specs schema for a given action"""
-    await services.datasets.read(scope.org, dataset_id)
-    return JSONResponse(read_schema(action, None))
+    view = await services.datasets.read(scope.org, dataset_id)
+    return JSONResponse(read_schema(action, dataset_kind(view.row)))
 
 
 @router.get("/{dataset_id}", summary="Retrieve Dataset", responses=answers(DatasetOut))

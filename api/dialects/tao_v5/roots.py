@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from ...answers import answers
 from ...deps import ScopeDep
-from ...services.experiments.specs import formats_of, read_schema
+from ...services.experiments.specs import any_kind, read_schema
 
 router = APIRouter(tags=["EXPERIMENT"])
 
@@ -27,6 +27,4 @@ async def read_schema_of_network(
     dataset_type: Annotated[str | None, Query(max_length=100, description="Instead: type of a Dataset")] = None,
 ) -> JSONResponse:
     """Returns the Specs schema for a given action, without an Experiment"""
-    if network is None and dataset_type is not None:
-        formats_of(dataset_type)
-    return JSONResponse(read_schema(action, network))
+    return JSONResponse(read_schema(action, network if network is not None else any_kind(action, dataset_type)))

@@ -108,6 +108,10 @@ ActionWord = Literal[
     "cacheimage",
     "notify",
     "auto3dseg",
+    # beyond the document, as releases 4.0 to 5.2 have them
+    "convert_and_index",
+    "convert_efficientdet_tf1",
+    "kmeans",
 ]
 DatasetFormat = Literal[
     "kitti",

@@ -18,7 +18,7 @@ from ...catalog.clouds import Pull
 from ...catalog.models import Dataset, ExperimentDataset, Job, Purge, utc_now
 from ..access import read_dataset
 from ..accounts.idempotency import new_id
-from ..experiments.specs import formats_of
+from ..experiments.specs import format_names
 from ..jobs.job_states import LIVE
 from ..jobs.jobs_query import newest_jobs
 from ..jobs.reasons import JobView, Reasons
@@ -71,9 +71,9 @@ class DatasetService:
         It is empty, or its files are fetched from `source` from now on.
 
         Raises:
-            InvalidInput: no network here reads that type or format, or nothing can be fetched from `source`.
+            InvalidInput: there are no data sets of that type or format, or nothing can be fetched from `source`.
         """
-        formats = formats_of(type)
+        formats = format_names(type)
         if format not in formats:
             raise InvalidInput(
                 f"format: {format!r} is no format of {type}.", hint=f"Available here: {', '.join(formats)}."

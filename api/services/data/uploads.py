@@ -165,8 +165,8 @@ class UploadService:
         files = {file.path: file for file in before.files} if before else {}
         new: dict[str, Path] = {}
         for source, placed in piece.items():
-            path, file = str(placed.target), hash_file(staged, source)
-            files[path] = file.model_copy(update={"path": path, "mask_values": placed.mask_values})
+            path = str(placed.target)
+            files[path] = placed.described(hash_file(staged, source))
             new[path] = staged / source
         _refuse_clashes(files)
 

@@ -16,7 +16,7 @@ from ...catalog.models import utc_now
 from ...catalog.saved_specs import SavedSpec
 from ..access import read_dataset, read_experiment
 from ..jobs.planning import Owner
-from .specs import checked_spec, read_schema, spec_model
+from .specs import Subject, checked_spec, dataset_kind, read_schema, spec_model
 
 #: Actions that go by what was saved for training while nothing was saved for themselves.
 _LIKE_TRAIN = frozenset({Action.RETRAIN, Action.EVALUATE, Action.INFERENCE})
@@ -33,7 +33,7 @@ class SavedSpecs:
             NotFound: no such experiment, data set or action, or nothing was saved.
         """
         async with self._catalog.reading() as session:
-            read_schema(action, await _network_of(session, owner))
+            read_schema(action, await _subject_of(session, owner))
             row = await session.get(SavedSpec, (_id_of(owner), action))
         if row is None:
             raise NotFound("Spec not found.", hint=f"POST one; without it {action} runs with the defaults.")
@@ -47,11 +47,11 @@ class SavedSpecs:
             SpecError: the spec does not fit; what was saved before stays.
         """
         async with self._catalog.writing() as session:
-            network = await _network_of(session, owner, lock=True)
-            read_schema(action, network)
+            subject = await _subject_of(session, owner, lock=True)
+            read_schema(action, subject)
             row = await session.get(SavedSpec, (_id_of(owner), action))
             whole = _merged(row.spec, spec) if merge and row is not None else dict(spec)
-            checked_spec(Action(action), network, whole)
+            checked_spec(Action(action), subject, whole)
             if row is None:
                 row = SavedSpec(
                     owner_id=_id_of(owner),
@@ -69,16 +69,16 @@ class SavedSpecs:
         Unknown actions have none: whoever plans the job says what is wrong with them.
         """
         async with self._catalog.reading() as session:
-            network = await _network_of(session, owner)
+            subject = await _subject_of(session, owner)
             row = await session.get(SavedSpec, (_id_of(owner), action))
             if row is not None:
                 return row.spec
-            if network is None or action not in _LIKE_TRAIN:
+            if owner.experiment_id is None or action not in _LIKE_TRAIN:
                 return {}
             row = await session.get(SavedSpec, (_id_of(owner), Action.TRAIN))
         if row is None:
             return {}
-        known = words(spec_model(action, network))
+        known = words(spec_model(action, subject))
         return {name: value for name, value in row.spec.items() if name in known or not isinstance(value, dict)}
 
 
@@ -88,12 +88,11 @@ def _id_of(owner: Owner) -> UUID:
     return found
 
 
-async def _network_of(session: AsyncSession, owner: Owner, *, lock: bool = False) -> str | None:
-    """Return the network of an experiment, None for a data set; NotFound where there is neither in the org."""
+async def _subject_of(session: AsyncSession, owner: Owner, *, lock: bool = False) -> Subject:
+    """Return what the specs are of; NotFound where there is no such experiment or data set in the org."""
     if owner.experiment_id is not None:
         return (await read_experiment(session, owner.org, owner.experiment_id, lock=lock)).network
-    await read_dataset(session, owner.org, _id_of(owner), lock=lock)
-    return None
+    return dataset_kind(await read_dataset(session, owner.org, _id_of(owner), lock=lock))
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from ....datasets.formats import DataFormat, data_format, data_types, formats_of
 from ....networks.registry import Network, get_network, networks
-from ....schemas.actions import CONVERSIONS, Action
+from ....schemas.actions import Action
 from ....schemas.errors import ActionNotAllowed, InvalidInput, NotFound, SpecError
 from ....schemas.specs import Spec, parse_spec, spec_schema
+from ...catalog.models import Dataset
+
+#: What has actions: a network, by its name, or the data sets of a format.
+Subject = str | DataFormat
 
 #: A key that Prefect's server would evaluate in the parameters of a flow run.
 _HYDRATED = "__prefect_kind"
-
-
-class ConversionSpec(Spec):
-    """Conversions of image folders have no parameters: the format says all."""
 
 
 def find_network(name: str) -> Network:
@@ -32,64 +33,70 @@ def find_network(name: str) -> Network:
         raise InvalidInput(f"network_arch: {name!r} is not available yet.", hint=f"Available here: {known}.") from error
 
 
-def formats_of(dataset_type: str) -> tuple[str, ...]:
-    """Return the formats that the networks for a type of data read.
+def format_names(dataset_type: str) -> tuple[str, ...]:
+    """Return the formats that data sets of a type may have.
 
     Raises:
-        InvalidInput: no network here reads that type.
+        InvalidInput: there are no data sets of that type here.
     """
-    found = [network for network in networks() if network.dataset_type == dataset_type]
-    if not found:
-        known = ", ".join(dataset_types())
+    if dataset_type not in data_types():
+        known = ", ".join(data_types())
         raise InvalidInput(f"type: {dataset_type!r} is not available yet.", hint=f"Available here: {known}.")
-    return tuple(dict.fromkeys(name for network in found for name in network.dataset_formats))
+    return tuple(kind.name for kind in formats_of(dataset_type))
 
 
-def dataset_types() -> list[str]:
-    """Return the types of data that networks here read."""
-    return sorted({network.dataset_type for network in networks()})
+def dataset_kind(row: Dataset) -> DataFormat:
+    """Return the format of a data set."""
+    return data_format(row.format, row.type)
 
 
-def dataset_actions(dataset_type: str) -> tuple[Action, ...]:
-    """Return the actions of data sets of a type."""
-    formats_of(dataset_type)
-    return (Action.CONVERT, Action.DATASET_CONVERT)
+def dataset_actions(row: Dataset) -> tuple[Action, ...]:
+    """Return the actions of a data set."""
+    return tuple(dataset_kind(row).specs)
 
 
-def spec_model(action: str, network: str | None) -> type[Spec]:
-    """Return the spec of an action of a network, or of data sets where `network` is None.
+def any_kind(action: str, dataset_type: str | None) -> DataFormat:
+    """Return a format of a type of data, or of any, that has the action where one has it: those have one spec.
+
+    Raises:
+        InvalidInput: there are no data sets of that type here.
+    """
+    if dataset_type is not None:
+        format_names(dataset_type)
+    kinds = [kind for known in ([dataset_type] if dataset_type else data_types()) for kind in formats_of(known)]
+    return next((kind for kind in kinds if action in kind.specs), kinds[0])
+
+
+def spec_model(action: str, subject: Subject) -> type[Spec]:
+    """Return the spec of an action.
 
     Raises:
         ActionNotAllowed: there is no such action.
     """
-    if network is None:
-        allowed = tuple(sorted(CONVERSIONS))
-        if action in allowed:
-            return ConversionSpec
-        what = "A data set"
+    if isinstance(subject, str):
+        specs, what = find_network(subject).specs, f"The network {subject}"
     else:
-        record = find_network(network)
-        allowed = record.actions
-        if action in allowed:
-            return record.spec(Action(action))
-        what = f"The network {network}"
-    raise ActionNotAllowed(f"{what} has no action {action!r}.", hint=f"Its actions are {', '.join(allowed)}.")
+        specs, what = subject.specs, f"A data set of {subject.type} in the format {subject.name}"
+    if action not in specs:
+        known = f"Its actions are {', '.join(specs)}." if specs else "It has none."
+        raise ActionNotAllowed(f"{what} has no action {action!r}.", hint=known)
+    return specs[Action(action)]
 
 
 @cache
-def read_schema(action: str, network: str | None) -> Mapping[str, Any]:
+def read_schema(action: str, subject: Subject) -> Mapping[str, Any]:
     """Return the JSON schema of an action's spec.
 
     Raises:
         NotFound: there is no such action.
     """
     try:
-        return spec_schema(spec_model(action, network))
+        return spec_schema(spec_model(action, subject))
     except ActionNotAllowed as error:
         raise NotFound("Action not found.", hint=str(error)) from error
 
 
-def checked_spec(action: Action, network: str | None, raw: object) -> dict[str, Any]:
+def checked_spec(action: Action, subject: Subject, raw: object) -> dict[str, Any]:
     """Return the known parameters of a spec as a job gets them.
 
     Raises:
@@ -97,7 +104,7 @@ def checked_spec(action: Action, network: str | None, raw: object) -> dict[str, 
     """
     if _mentions(raw, _HYDRATED):
         raise SpecError(f"The spec holds the reserved key {_HYDRATED!r}.")
-    return parse_spec(spec_model(action, network), raw).model_dump(mode="json", exclude_unset=True)
+    return parse_spec(spec_model(action, subject), raw).model_dump(mode="json", exclude_unset=True)
 
 
 def _mentions(value: object, key: str) -> bool:

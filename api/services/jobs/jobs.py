@@ -242,6 +242,7 @@ class JobService:
     async def _changes(self, org: str, job: Job, parent_id: UUID | None, spec: object) -> dict[str, Any]:
         """Return what a job gets instead of parameters of its flow run."""
         action = Action(job.action)
+        assert job.network is not None, "only training jobs are resumed"
         changes: dict[str, Any] = {"spec": checked_spec(action, job.network, spec)} if spec else {}
         if parent_id is not None and parent_id != job.parent_id:
             await self._planner.read_parent(org, action, parent_id, job.network)

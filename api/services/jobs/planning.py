@@ -11,7 +11,7 @@ from uuid import UUID
 
 from ....blocks import ArtifactStorage
 from ....datasets.manifest import RawManifest
-from ....schemas.actions import CONVERSIONS, MODEL_PARENTS, NEEDS_PARENT, TRAINING, Action
+from ....schemas.actions import CONVERSIONS, DATASET_ACTIONS, MODEL_PARENTS, NEEDS_PARENT, TRAINING, Action
 from ....schemas.attempts import Priority
 from ....schemas.errors import ActionNotAllowed, InvalidInput, NotFound
 from ....schemas.jobs import TAG, Datasets
@@ -23,7 +23,7 @@ from ..access import read_dataset, read_experiment, read_job
 from ..data.data_status import DatasetStatus
 from ..data.manifests import read_manifest, require_trainable
 from ..experiments.records import read_datasets
-from ..experiments.specs import checked_spec, spec_model, wanted_gpus
+from ..experiments.specs import checked_spec, dataset_kind, spec_model, wanted_gpus
 from ..experiments.sweeps import is_enabled
 from .sweeps import SweepService
 
@@ -144,9 +144,11 @@ class Planner:
                 experiment, datasets = None, Datasets()
                 dataset = await read_dataset(session, owner.org, owner.dataset_id)
         network = experiment.network if experiment else None
-        spec_model(asked.action, network)
+        subject = network if dataset is None else dataset_kind(dataset)
+        assert subject is not None
+        spec_model(asked.action, subject)
         action = Action(asked.action)
-        spec = checked_spec(action, network, asked.spec)
+        spec = checked_spec(action, subject, asked.spec)
         parent = _latest(earlier, asked.group, action, network) or await self._given(
             owner.org, action, asked.parent_id, network
         )
@@ -254,7 +256,7 @@ class Planner:
 
 
 def _allowed_parents(action: Action) -> frozenset[Action]:
-    return CONVERSIONS if action in CONVERSIONS else MODEL_PARENTS.get(action, CONVERSIONS | TRAINING)
+    return DATASET_ACTIONS if action in DATASET_ACTIONS else MODEL_PARENTS.get(action, CONVERSIONS | TRAINING)
 
 
 def _networks_fit(parent_action: Action, parent_network: str | None, network: str | None) -> bool:

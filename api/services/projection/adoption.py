@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ....networks.registry import network_name
-from ....schemas.actions import CONVERSIONS, Action
+from ....schemas.actions import DATASET_ACTIONS, Action
 from ....schemas.jobs import TAG, Datasets
 from ....schemas.states import JobState
 from ...catalog import Catalog
@@ -64,7 +64,7 @@ async def _row_of(session: AsyncSession, run: FlowRun, is_sweep: bool) -> Job | 
         return None
     network = found.get("network")
     dataset_ids: list[UUID]
-    if action in CONVERSIONS:
+    if action in DATASET_ACTIONS:
         dataset = await session.get(Dataset, dataset_id) if dataset_id else None
         if dataset is None or dataset.org != org.name:
             return None

@@ -205,7 +205,7 @@ def test_a_pruned_unet_wins_back_what_it_lost(scenes: Path, tmp_path: Path, chai
 
 
 def test_masks_are_written_at_the_size_of_the_image(tmp_path: Path, chain: Chain) -> None:
-    from prefect_trainyard.datasets.index import build_index
+    from prefect_trainyard.datasets.formats import build_index
 
     raw = tmp_path / "pictures"
     raw.mkdir()
