@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from prefect_trainyard.datasets.index import build_index
+from prefect_trainyard.datasets.formats import build_index
 from prefect_trainyard.networks.registry import get_network, load_implementation
 from prefect_trainyard.schemas.actions import Action
 from prefect_trainyard.schemas.reporting import SilentReporter
