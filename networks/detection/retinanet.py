@@ -6,7 +6,6 @@ Shapes: B pictures, C channels, H height, W width, N anchors, K classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import nn
@@ -52,7 +51,7 @@ class RetinaNet(Detector):
         width = config.feature_size
         self.backbone = Features(record.backbone, record.channels, _STRIDES)
         self.pyramid = FeaturePyramidNetwork(
-            self.backbone.channels, width, extra_blocks=LastLevelP6P7(width, width), norm_layer=partial(nn.GroupNorm, 1)
+            self.backbone.channels, width, extra_blocks=LastLevelP6P7(width, width), norm_layer=_Norm
         )
         steps = [2 ** (step / config.n_anchor_levels) for step in range(config.n_anchor_levels)]
         generator = AnchorGenerator(
@@ -61,8 +60,7 @@ class RetinaNet(Detector):
             aspect_ratios=(tuple(1 / ratio for ratio in config.aspect_ratios_global),) * len(_ALL_STRIDES),
         )
         (count,) = set(generator.num_anchors_per_location())
-        # why not the usual 32 groups: pruning leaves numbers of channels that they do not divide.
-        self.head = RetinaNetHead(width, count, len(record.classes), norm_layer=partial(nn.GroupNorm, 1))
+        self.head = RetinaNetHead(width, count, len(record.classes), norm_layer=_Norm)
         self.anchors_N4: torch.Tensor
         self.register_buffer("anchors_N4", self._anchors(record, generator), persistent=False)
 
@@ -94,3 +92,14 @@ class RetinaNet(Detector):
 
     def fixed_layers(self) -> list[nn.Module]:
         return [self.head.classification_head.cls_logits, self.head.regression_head.bbox_reg]
+
+
+class _Norm(nn.GroupNorm):
+    """One group, since pruning leaves numbers of channels that the usual 32 do not divide."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(1, channels)
+
+    def forward(self, inputs_BCHW: torch.Tensor) -> torch.Tensor:
+        # why: on a CPU the variance of bf16 maps comes out as no number.
+        return super().forward(inputs_BCHW.float())

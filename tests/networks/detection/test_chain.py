@@ -376,6 +376,38 @@ def test_the_loss_in_evaluation_leaves_the_network_as_it_was(network: str) -> No
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+def test_the_loss_is_a_number_in_half_precision(network: str) -> None:
+    model, record = detector(network)
+    model.train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(torch.randn(2, *record.shape), [target(WHOLE, labels=[0], ignored=[False])] * 2)
+    loss.backward()
+    assert torch.isfinite(loss) and loss.dtype == torch.float32
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_all_pictures(data: Path, tmp_path: Path) -> None:
+    spec = ssd_spec(gpus=2, training_config={"num_epochs": 1})
+    found = actions().train(
+        spec,
+        train_data=data / "labelled",
+        eval_data=data / "labelled",
+        weights=None,
+        out=tmp_path,
+        reporter=REPORTER,
+    )
+    measured = actions().evaluate(
+        ssd_spec(Action.EVALUATE),
+        model=file_of(tmp_path, found, ArtifactKind.WEIGHTS),
+        data=data / "labelled",
+        out=tmp_path,
+        reporter=REPORTER,
+    )
+    assert found.kpi["mAP50"] == pytest.approx(measured.kpi["mAP50"], abs=1e-6)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 def test_there_are_as_many_candidates_for_every_picture(network: str) -> None:
     model, record = detector(network)
     with torch.no_grad():
