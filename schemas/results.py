@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 
@@ -40,10 +41,19 @@ class Artifact(BaseModel):
     title: str = Field(default="", description="What a person would call the file.")
 
 
+def by_metric(per_class: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Return the metrics of classes as the values that each metric has for the classes."""
+    found: dict[str, dict[str, float]] = {}
+    for name, metrics in per_class.items():
+        for metric, value in metrics.items():
+            found.setdefault(metric, {})[name] = value
+    return found
+
+
 class Output(BaseModel):
     """What an action of a network returns. All paths are below the folder it was given.
 
-    `kpi` holds scalar results, `categorical` one number per class and metric.
+    `kpi` holds scalar results, `categorical` for each metric its value for each class: see `by_metric`.
     """
 
     artifacts: list[Artifact] = []

@@ -202,7 +202,9 @@ class NetworkContract:
         assert network.key_metric in found.kpi
         assert set(network.metrics) >= found.kpi.keys() - _of_tasks(found)
         assert all(np.isfinite(value) for value in found.kpi.values())
-        assert found.categorical and found.artifacts
+        assert found.artifacts
+        named = {name for by_class in found.categorical.values() for name in by_class}
+        assert named >= set(found.classes), "the metrics of a class have its name"
 
     def test_it_predicts_items_without_labels(
         self, network: Network, data: ContractData, implementation: Any, trained: Trained, tmp_path: Path

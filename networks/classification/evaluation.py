@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ...datasets.index import ImageIndex, open_index
 from ...schemas.reporting import Reporter
-from ...schemas.results import Artifact, ArtifactKind, Output
+from ...schemas.results import Artifact, ArtifactKind, Output, by_metric
 from ..checkpoints import write_atomically
 from ..images import Images
 from .figures import Sample, draw_confusion, draw_samples
@@ -44,7 +44,7 @@ def evaluate(spec: EvaluateSpec, *, model: Path, data: Path, out: Path, reporter
     return Output(
         artifacts=artifacts,
         kpi=scores.kpi,
-        categorical=scores.per_class,
+        categorical=by_metric(scores.per_class),
         confusion=None if record.tasks else scores.confusions[""].tolist(),
         classes=record.classes,
         parameter_count=predictor.parameter_count,

@@ -15,7 +15,7 @@ from ...datasets.box_index import BoxIndex, open_box_index
 from ...datasets.boxes import Box, BoxClass, BoxSet, Picture
 from ...datasets.kitti import write_kitti
 from ...schemas.reporting import Reporter
-from ...schemas.results import Artifact, ArtifactKind, Output
+from ...schemas.results import Artifact, ArtifactKind, Output, by_metric
 from ..checkpoints import write_atomically
 from ..images import written_names
 from .figures import Sample, draw_boxes, draw_per_class, draw_samples
@@ -56,7 +56,7 @@ def evaluate(
     return Output(
         artifacts=[_artifact(paths[0], out, "Worst predictions"), _artifact(paths[1], out, "AP of each class")],
         kpi=scores.kpi,
-        categorical=per_class,
+        categorical=by_metric(per_class),
         classes=record.classes,
         parameter_count=predictor.parameter_count,
         key_metric=KEY_METRIC,

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...datasets.index import ImageIndex, open_index
 from ...schemas.reporting import Reporter
-from ...schemas.results import Artifact, ArtifactKind, Output
+from ...schemas.results import Artifact, ArtifactKind, Output, by_metric
 from ..checkpoints import write_atomically
 from ..images import Images, written_names
 from ..predictors import Predictor, open_model
@@ -84,7 +84,7 @@ def evaluate(*, batch_size: int, samples: int, model: Path, data: Path, out: Pat
     return Output(
         artifacts=[_artifact(paths[0], out, "Worst predictions"), _artifact(paths[1], out, "IoU of each class")],
         kpi=scores.kpi,
-        categorical=scores.per_class,
+        categorical=by_metric(scores.per_class),
         confusion=confusion.tolist(),
         classes=record.classes,
         parameter_count=predictor.parameter_count,

@@ -106,7 +106,7 @@ def test_training_learns_the_digits(chain: Chain, digits: Path, tmp_path: Path) 
     confusion = np.array(result.confusion)
     assert confusion.sum() == len(open_index(digits / "test"))
     assert confusion.trace() / confusion.sum() == result.kpi["accuracy_top-1"]
-    assert set(result.categorical) == set(result.classes) == set("0123456789")
+    assert set(result.categorical["f1"]) == set(result.classes) == set("0123456789")
     for artifact in result.artifacts:
         with Image.open(tmp_path / artifact.path) as picture:
             assert min(picture.size) > 400

@@ -67,9 +67,9 @@ def test_every_task_is_measured(trained: tuple[Path, Output, KeepingReporter]) -
         (output.kpi["accuracy.type"] + output.kpi["accuracy.colour"]) / 2
     )
     assert output.kpi["accuracy.type"] > 0.9 and output.kpi["accuracy.colour"] > 0.9
-    assert {"type", "colour", "type=0", "colour=red"} <= output.categorical.keys()
+    assert {"type", "colour", "type=0", "colour=red"} <= output.categorical["f1"].keys()
     # why 23: one cell of the table is empty.
-    assert (output.categorical["type"]["support"], output.categorical["colour"]["support"]) == (24, 23)
+    assert [output.categorical["support"][task] for task in ("type", "colour")] == [24, 23]
     assert output.confusion is None
     with (out / "evaluate/confusion_colour.csv").open() as file:
         head, *rows = csv.reader(file)

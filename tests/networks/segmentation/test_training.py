@@ -66,7 +66,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     rest = train(network, tmp_path / "part")
     assert same(latest(tmp_path / "whole", whole), latest(tmp_path / "part", rest))
     assert (rest.best_epoch, rest.kpi) == (whole.best_epoch, whole.kpi)
-    assert set(rest.categorical) == {"background", "zero", "one"}
+    assert set(rest.categorical["IoU"]) == {"background", "zero", "one"}
 
 
 @pytest.mark.parametrize("network", ["unet", "segformer"])
