@@ -194,9 +194,11 @@ class Supervisor:
         for part in self.parts:
             self._start(part)
         while not self._stopping:
+            # why before the loop: a task that ends meanwhile must not stay in the state as a part that is down.
+            is_ready = all(part.is_ready() for part in self.parts)
             for part in self.parts:
                 self._restart_if_dead(part)
-            if not self.state.ready and all(part.is_ready() for part in self.parts):
+            if is_ready and not self.state.ready:
                 self.state.ready = True
                 self.home.write_state(self.state)
             time.sleep(POLL_S)

@@ -1,4 +1,4 @@
-"""Notebook sequences A and B with the unmodified client nvidia-tao-client 4.0.1.
+"""Notebook sequence A with the unmodified client nvidia-tao-client 4.0.1.
 
 Its commands create, show defaults, start, cancel and resume; what they have no words for, the notebooks of that time
 did with `requests`, as is done here.
@@ -8,56 +8,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 import tarfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from clients.tao_client import TaoClient, ok, upload
 from support import Yard, poll
 
-
-@dataclass
-class TaoClient:
-    """The client as a person runs it: configured by the environment, printing what it got."""
-
-    command: Path
-    base_url: str
-    environment: dict[str, str] = field(default_factory=dict)
-
-    def __call__(self, *arguments: str) -> str:
-        words = [str(self.command), *arguments]
-        environment = {"PATH": os.environ["PATH"], "BASE_URL": self.base_url, **self.environment}
-        run = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
-        assert run.returncode == 0, f"{' '.join(words)}\n{run.stdout}\n{run.stderr}"
-        return run.stdout.strip()
-
-    def network(self, command: str, *arguments: str) -> str:
-        return self("classification", command, *arguments)
-
-    def login(self, key: str) -> httpx.Client:
-        """Log in as the notebooks do, and return what they use beside the client."""
-        granted = json.loads(self("login", "--ngc-api-key", key))
-        self.environment = {"USER": granted["user_id"], "TOKEN": granted["token"]}
-        return httpx.Client(
-            base_url=f"{self.base_url}/user/{granted['user_id']}/",
-            headers={"Authorization": f"Bearer {granted['token']}"},
-            timeout=120,
-        )
-
-
-@pytest.fixture(scope="module")
-def tao(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> TaoClient:
-    """The client in an environment of its own: it is proprietary and never part of this project."""
-    folder = tmp_path_factory.mktemp("tao401")
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-    pip = [str(folder / "venv/bin/pip"), "install", "--quiet", "nvidia-tao-client==4.0.1"]
-    subprocess.run(pip, check=True, timeout=280)
-    return TaoClient(folder / "venv/bin/tao-client", f"{yard.api_url}/api/v1")
+TYPE = "image_classification"
 
 
 @pytest.mark.long
@@ -65,21 +24,9 @@ def tao(yard: Yard, tmp_path_factory: pytest.TempPathFactory) -> TaoClient:
 def test_a_whole_notebook(yard: Yard, tao: TaoClient, digits: Path, tmp_path: Path) -> None:
     rest = tao.login(yard.make_key("acme401", "notebook", release="4.0"))
 
-    def ok(answer: httpx.Response, status: int = 200) -> Any:
-        assert answer.status_code == status, answer.text
-        return answer.json()
-
-    def dataset(format: str, archive: str) -> str:
-        created = tao.network("dataset-create", "--dataset_type", "image_classification", "--dataset_format", format)
-        ok(rest.patch(f"dataset/{created}", content=json.dumps({"name": archive, "description": "digits"})))
-        with (digits / f"{archive}.tar.gz").open("rb") as stream:
-            sent = ok(rest.post(f"dataset/{created}/upload", files={"file": stream}), 201)
-        assert sent["message"] == "Data successfully uploaded"
-        assert ok(rest.get(f"dataset/{created}"))["name"] == archive
-        return created
-
-    train_set, eval_set = dataset("default", "train_1"), dataset("default", "eval")
-    test_set = dataset("raw", "test_raw")
+    train_set = upload(tao, rest, TYPE, "default", digits / "train_1.tar.gz")
+    eval_set = upload(tao, rest, TYPE, "default", digits / "eval.tar.gz")
+    test_set = upload(tao, rest, TYPE, "raw", digits / "test_raw.tar.gz")
     assert {item["id"] for item in ok(rest.get("dataset"))} == {train_set, eval_set, test_set}
 
     model = tao.network("model-create", "--network_arch", "classification", "--encryption_key", "nvidia_tlt")
