@@ -11,6 +11,7 @@ import pytest
 import torch
 from prefect_trainyard.datasets.index import open_index
 from prefect_trainyard.networks.classification.heads import labels_for
+from prefect_trainyard.networks.classification.model import Record
 from prefect_trainyard.networks.registry import get_network, load_implementation
 from prefect_trainyard.networks.segmentation.metrics import loss_of, score
 from prefect_trainyard.networks.segmentation.model import load_model
@@ -176,8 +177,10 @@ def test_bad_data_is_named(
 
 
 def test_masks_are_no_labels_for_a_classifier(scenes: Path) -> None:
+    classes = ["background", "zero", "one"]
+    record = Record(backbone="test_resnet", classes=classes, channels=3, width=32, height=32, mean=[0.5], std=[0.5])
     with pytest.raises(DatasetError, match="no labels"):
-        labels_for(open_index(scenes / "few"), ["background", "zero", "one"], "training")
+        labels_for(open_index(scenes / "few"), record, "training")
 
 
 def test_pixels_without_a_class_change_no_loss() -> None:
