@@ -11,12 +11,16 @@ from ...schemas.specs import Spec, like, parameter, section
 from . import spec
 from .spec import Architecture
 
+#: Characters of anchors that are written as text.
+_LONGEST = 1000
+
 
 def _pairs(value: object) -> object:
     """Return the list that clients of the v4 document write as text, `"[(114.94, 60.67), (159.06, 114.59)]"`."""
     if isinstance(value, str):
         try:
-            value = ast.literal_eval(value)
+            # why the limit: Python's parser gives up on deep nesting in ways that nobody should have to catch.
+            value = ast.literal_eval(value if len(value) <= _LONGEST else "")
         except (ValueError, SyntaxError):
             raise ValueError("write anchors as [(width, height), ...]") from None
     return [[*pair] if isinstance(pair, tuple) else pair for pair in value] if isinstance(value, list) else value

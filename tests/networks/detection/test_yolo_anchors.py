@@ -58,6 +58,6 @@ def test_what_is_wrong_names_the_parameters(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="too few for 6 anchors") as few:
         with_anchors(record(), scenes(tmp_path, 1), None)
     assert "big_anchor_shape" in few.value.hint
-    for wrong in ({"big_anchor_shape": [[1.0, 2.0]]}, {"big_anchor_shape": "import os"}, {"big_anchor_shape": [[1.0]]}):
+    for wrong in ([[1.0, 2.0]], [[1.0]], "import os", "(" * 900, "(" * 5000):
         with pytest.raises(SpecError):
-            parse_spec(YoloV4TinyConfig, wrong)
+            parse_spec(YoloV4TinyConfig, {"big_anchor_shape": wrong})
