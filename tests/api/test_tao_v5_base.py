@@ -93,7 +93,7 @@ def test_nobody_changes_or_deletes_one_over_the_api(ann: Member, bases: list[Bas
 def test_what_is_no_weights_is_not_added(facade: Facade, tmp_path: Path, weights: Path) -> None:
     pickled = tmp_path / "x.pth"
     pickled.write_bytes(b"\x80\x04K\x01.")
-    for file, name, network in ((pickled, "a", NETWORK), (weights, "../a", NETWORK), (weights, "a", "dino")):
+    for file, name, network in ((pickled, "a", NETWORK), (weights, "../a", NETWORK), (weights, "a", "ocdnet")):
         with pytest.raises(InvalidInput):
             add(facade.storage, file, network=network, name=name, version="1")
 

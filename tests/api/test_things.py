@@ -186,7 +186,7 @@ EXPERIMENT = {"network_arch": "classification_pyt"}
 BAD_EXPERIMENTS = {
     "no network": {},
     "unknown network": {"network_arch": "resnet"},
-    "network that is not here yet": {"network_arch": "dino"},
+    "network that is not here yet": {"network_arch": "ocdnet"},
     "network is a number": {"network_arch": 1},
     "name too long": EXPERIMENT | {"name": "x" * 501},
     "version too long": EXPERIMENT | {"version": "x" * 501},
@@ -230,7 +230,7 @@ def test_refuses_a_bad_experiment_and_keeps_nothing(ann, body) -> None:
 
 
 def test_says_which_networks_and_types_are_here(ann) -> None:
-    for kind, body in (("experiments", {"network_arch": "dino"}), ("datasets", DATASET | {"type": "ocdnet"})):
+    for kind, body in (("experiments", {"network_arch": "ocdnet"}), ("datasets", DATASET | {"type": "ocdnet"})):
         said = ann.client.post(kind, content=json.dumps(body)).json()["error_desc"]
         assert "not available yet" in said
         assert "classification" in said
