@@ -27,6 +27,7 @@ from .context import JobContext, JobFolder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
 
 T = TypeVar("T")
 
@@ -262,7 +263,19 @@ class Tracking:
             for role, (address, digest) in datasets.items()
         ]
         if inputs:
-            self._client.log_inputs(self.run_id, datasets=inputs)
+            self._log_inputs(inputs)
+
+    def _log_inputs(self, inputs: list[DatasetInput]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        # why: MLflow looks which data sets it knows and then adds the others. Of two jobs that bring the same new one
+        # at the same time the second is refused for a data set that is known by now: once for each, at most.
+        for _ in inputs:
+            try:
+                return self._client.log_inputs(self.run_id, datasets=inputs)
+            except MlflowException as error:
+                logger.debug("MLflow is asked again to take the data sets of this job: %s", error)
+        self._client.log_inputs(self.run_id, datasets=inputs)
 
     def finish(self, result: JobResult) -> None:
         """Record what came out and end the run.
