@@ -20,6 +20,10 @@ SHUTDOWN_S = 3
 #: Runs get artifact addresses that go through the server, so clients need no key of the store.
 PROXIED_ARTIFACTS = "mlflow-artifacts:/"
 
+#: Connections that its 40 threads may open beyond the pool of 5. Some requests need two at once: with MLflow's own
+#: limit of 15 in all, 48 jobs that start together wait for each other for 30 seconds, and then are refused.
+CONNECTIONS = 80
+
 
 def main(host: str, port: int, backend_store_uri: str, artifacts_destination: str) -> None:
     """Serve until SIGTERM or SIGINT.
@@ -29,6 +33,7 @@ def main(host: str, port: int, backend_store_uri: str, artifacts_destination: st
     os.environ |= mlflow_environment(port, host=host)
     # Its own address is for the clients; the server itself must not talk to itself over HTTP.
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW", str(CONNECTIONS))
     if "://" not in artifacts_destination:
         folder = Path(artifacts_destination).absolute()
         folder.mkdir(parents=True, exist_ok=True)

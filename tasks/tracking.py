@@ -44,6 +44,9 @@ PATIENCE_S = 600.0
 #: How long a job that failed waits for MLflow, and one that was stopped: its worker does not wait long either.
 FAILED_PATIENCE_S, KILLED_PATIENCE_S = 60.0, 3.0
 
+#: What an MLflow server says, as if the request were bad, when it has no database connection left.
+_OVERLOADED = "QueuePool limit"
+
 #: MLflow's own retries, unless the user has set others: it tries for four minutes and says nothing.
 _HTTP_SETTINGS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
@@ -62,7 +65,8 @@ def _ask(call: Callable[[], T], timeout_s: float = PATIENCE_S) -> T:
         try:
             return call()
         except MlflowException as error:
-            if int(error.get_http_status_code()) < 500:  # type: ignore[no-untyped-call]
+            is_refused = int(error.get_http_status_code()) < 500  # type: ignore[no-untyped-call]
+            if is_refused and _OVERLOADED not in str(error):
                 raise
             raise Unavailable(f"MLflow does not answer: {error}") from error
         except RequestException as error:

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def test_new_home_starts_from_the_migrated_template(monkeypatch: pytest.MonkeyPa
     assert [path.name for path in database.parent.iterdir()] == ["prefect.db"]
 
 
-def test_mlflow_tracks_and_proxies_artifacts_in_one_process(tmp_path: Path) -> None:
+@pytest.fixture
+def mlflow_port(tmp_path: Path) -> Iterator[int]:
     port = free_port()
     server = start_module(
         "mlflow_server",
@@ -61,36 +63,58 @@ def test_mlflow_tracks_and_proxies_artifacts_in_one_process(tmp_path: Path) -> N
         environment={},
         log=tmp_path / "mlflow.log",
     )
-    url = f"http://127.0.0.1:{port}"
 
     def is_up() -> bool:
         assert server.popen.poll() is None, server.log.read_text()
         try:
-            return httpx.get(f"{url}/health").is_success
+            return httpx.get(f"http://127.0.0.1:{port}/health").is_success
         except httpx.TransportError:
             return False
 
     try:
         eventually(is_up)
-        client_code = (
-            "import mlflow; run = mlflow.start_run(); mlflow.log_metric('accuracy', 0.5);"
-            "mlflow.log_text('hello', 'note.txt'); print(mlflow.get_artifact_uri(), end='')"
-        )
-        logged = subprocess.run(
-            [sys.executable, "-c", client_code],
-            env=os.environ | mlflow_environment(port),
-            cwd=tmp_path,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        assert "mlflow-artifacts:/" in logged.stdout
-        (note,) = (tmp_path / "artifacts").rglob("note.txt")
-        assert note.read_text() == "hello"
-        assert "<html" in httpx.get(url).text.lower()
+        yield port
         assert psutil.Process(server.popen.pid).children() == []
     finally:
         server.stop()
+
+
+def test_mlflow_tracks_and_proxies_artifacts_in_one_process(mlflow_port: int, tmp_path: Path) -> None:
+    client_code = (
+        "import mlflow; run = mlflow.start_run(); mlflow.log_metric('accuracy', 0.5);"
+        "mlflow.log_text('hello', 'note.txt'); print(mlflow.get_artifact_uri(), end='')"
+    )
+    logged = subprocess.run(
+        [sys.executable, "-c", client_code],
+        env=os.environ | mlflow_environment(mlflow_port),
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "mlflow-artifacts:/" in logged.stdout
+    (note,) = (tmp_path / "artifacts").rglob("note.txt")
+    assert note.read_text() == "hello"
+    assert "<html" in httpx.get(f"http://127.0.0.1:{mlflow_port}").text.lower()
+
+
+def test_mlflow_takes_the_data_sets_of_many_jobs_at_once(mlflow_port: int) -> None:
+    """Each of these requests holds two database connections; the stock server has 15, and refuses most of them."""
+    jobs = 60
+    api = f"http://127.0.0.1:{mlflow_port}/api/2.0/mlflow/"
+    with httpx.Client(base_url=api, timeout=60, limits=httpx.Limits(max_connections=jobs)) as client:
+
+        def run() -> str:
+            return str(client.post("runs/create", json={"experiment_id": "0"}).json()["run"]["info"]["run_id"])
+
+        def log_inputs(run_id: str) -> int:
+            dataset = {"name": "train", "digest": run_id, "source_type": "test", "source": "{}"}
+            body = {"run_id": run_id, "datasets": [{"dataset": dataset}]}
+            return client.post("runs/log-inputs", json=body).status_code
+
+        run_ids = [run() for _ in range(jobs)]
+        with ThreadPoolExecutor(jobs) as threads:
+            assert set(threads.map(log_inputs, run_ids)) == {200}
 
 
 def test_stock_command_line_starts_the_worker(station: Station) -> None:
