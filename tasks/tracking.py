@@ -276,9 +276,11 @@ class Tracking:
         # at the same time the second is refused for a data set that is known by now: once for each, at most.
         for _ in inputs:
             try:
-                return self._client.log_inputs(self.run_id, datasets=inputs)
+                self._client.log_inputs(self.run_id, datasets=inputs)
             except MlflowException as error:
                 logger.debug("MLflow is asked again to take the data sets of this job: %s", error)
+            else:
+                return
         self._client.log_inputs(self.run_id, datasets=inputs)
 
     def finish(self, result: JobResult) -> None:

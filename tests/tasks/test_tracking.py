@@ -15,9 +15,7 @@ from prefect_trainyard.tasks.tracking import Tracking
 JOBS, ROUNDS = 4, 8
 
 
-def test_jobs_that_bring_the_same_new_data_at_once_all_have_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jobs_that_bring_the_same_new_data_at_once_all_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.chdir(tmp_path)
     storage = ArtifactStorage(url=f"file://{tmp_path}/storage")
@@ -27,7 +25,7 @@ def test_jobs_that_bring_the_same_new_data_at_once_all_have_it(
 
     def describe(run: Tracking, new: int) -> None:
         barrier.wait(60)
-        datasets = {role: (f"file:///data/{new}", f"{new}" * 32) for role in ("train", "eval")}
+        datasets = dict.fromkeys(("train", "eval"), (f"file:///data/{new}", f"{new}" * 32))
         run.describe(title="a job", action="train", network="unet", spec={}, parent=None, datasets=datasets)
 
     with ThreadPoolExecutor(JOBS) as pool:
