@@ -21,6 +21,7 @@ from ..schemas.results import JobResult
 from ..tasks import analyze as analyze_task
 from ..tasks import annotation_format_convert as annotations_task
 from ..tasks import augment as augment_task
+from ..tasks import calibration_tensorfile as tensorfile_task
 from ..tasks import convert as convert_task
 from ..tasks import evaluate as evaluate_task
 from ..tasks import export as export_task
@@ -119,6 +120,9 @@ evaluate = _experiment_flow(Action.EVALUATE, "Measure the model of the parent jo
 prune = _experiment_flow(Action.PRUNE, "Remove channels from the model of the parent job.")
 retrain = _experiment_flow(Action.RETRAIN, "Train the pruned model of the parent job further.")
 export = _experiment_flow(Action.EXPORT, "Write the model of the parent job as ONNX.")
+calibration_tensorfile = _experiment_flow(
+    Action.CALIBRATION_TENSORFILE, "Write what an int8 engine of the ONNX file of the parent job is calibrated with."
+)
 gen_trt_engine = _experiment_flow(Action.GEN_TRT_ENGINE, "Build an engine from the ONNX file of the parent job.")
 inference = _experiment_flow(Action.INFERENCE, "Predict the inference data with the model of the parent job.")
 
@@ -139,6 +143,7 @@ JOB_FLOWS: dict[Action, Any] = {
     Action.PRUNE: prune,
     Action.RETRAIN: retrain,
     Action.EXPORT: export,
+    Action.CALIBRATION_TENSORFILE: calibration_tensorfile,
     Action.GEN_TRT_ENGINE: gen_trt_engine,
     Action.INFERENCE: inference,
 }
@@ -231,6 +236,8 @@ def call_task(
         return retrain_task(parent, data, address(sets.eval), spec=spec, model=model)
     if action is Action.EXPORT:
         return export_task(parent, address(sets.eval), spec=spec, model=model)
+    if action is Action.CALIBRATION_TENSORFILE:
+        return tensorfile_task(parent, needed(sets.calibration, "calibration_dataset"), spec=spec)
     if action is Action.GEN_TRT_ENGINE:
         return engine_task(parent, address(sets.calibration), spec=spec)
     return inference_task(parent, needed(sets.inference, "inference_dataset"), spec=spec, model=model)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, field_validator, model_validator
 
-from ..schemas.specs import Spec, parameter, section
+from ..schemas.specs import Spec, like, parameter, section
 
 
 class Prune(Spec):
@@ -54,6 +54,10 @@ def lower(value: object) -> object:
 class Calibration(Spec):
     images: int = parameter(256, description="Images of the calibration data to use, spread over the classes.", ge=1)
     method: Literal["minmax", "entropy"] = parameter("minmax", description="How the ranges of activations are found.")
+
+
+class TensorfileSpec(Spec):
+    images: int = like(Calibration, "images")
 
 
 class TensorRT(Spec):

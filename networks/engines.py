@@ -12,10 +12,10 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from ..datasets.index import open_index
 from ..schemas.errors import JobFailed, MissingFeature
 from ..schemas.reporting import Reporter
 from ..schemas.results import Artifact, ArtifactKind, Output
+from .calibration import open_images, read_pixels
 from .deployment_specs import EngineSpec, FlatEngineSpec
 from .exporting import batch_size_for
 from .images import Images
@@ -54,11 +54,6 @@ def engine_options(asked: EngineSpec | FlatEngineSpec) -> EngineOptions:
     )
 
 
-def open_images(data: Path, record: ModelRecord) -> Images:
-    """Return the images of an index as the network of `record` takes them."""
-    return Images(open_index(data), record.shape)
-
-
 def build_engine(
     spec: EngineSpec | FlatEngineSpec,
     *,
@@ -72,10 +67,10 @@ def build_engine(
 ) -> Output:
     """Build an engine of the graph `model` and say how far it agrees with it.
 
-    `open_images` gives those of an index for a record.
+    `calibration` is an index or a tensorfile; `open_images` gives the images of an index for a record.
 
     Raises:
-        JobFailed: no graph of this family, or int8 without calibration data.
+        JobFailed: no graph of this family, or int8 without calibration data that fits.
         MissingFeature: TensorRT was asked for and is not here.
     """
     if model.suffix != ".onnx":
@@ -87,14 +82,15 @@ def build_engine(
     backend, note = _backend(options.backend)
     if note:
         reporter.log(note)
-    chosen = None if calibration is None else _spread(open_images(calibration, record), options.calibration_images)
+    chosen = None if calibration is None else read_pixels(calibration, record, options.calibration_images, open_images)
     reporter.progress(0.1, f"building an {precision} engine for {backend}")
     match precision:
         case "int8":
             if chosen is None:
                 raise JobFailed(
                     "An int8 engine needs calibration data, and this job has none.",
-                    hint="Set calibration_dataset of the experiment, or data_type fp16 or fp32.",
+                    hint="Set calibration_dataset of the experiment, run calibration_tensorfile before it, or set "
+                    "data_type to fp16 or fp32.",
                 )
             inputs = _inputs(chosen, graph, record)
             graph = quantize(graph, inputs, options.calibration_method, record.INT8_OPERATIONS)
@@ -156,11 +152,6 @@ def _backend(asked: str) -> tuple[str, str]:
     if asked == "auto":
         return "onnxruntime", f"This is an engine for ONNX Runtime instead of TensorRT, because {missing}."
     return "onnxruntime", ""
-
-
-def _spread(images: Images, wanted: int) -> torch.Tensor:
-    # why: classes lie side by side in an index, so evenly spread numbers are of all of them.
-    return images.pixels(np.linspace(0, len(images) - 1, min(len(images), wanted)).astype(int).tolist())
 
 
 def _inputs(pixels_BCHW: torch.Tensor, graph: onnx.ModelProto, record: ModelRecord) -> Iterator[Floats]:

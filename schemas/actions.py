@@ -23,6 +23,8 @@ class Action(StrEnum):
     PRUNE = "prune"
     RETRAIN = "retrain"
     EXPORT = "export"
+    CALIBRATION_TENSORFILE = "calibration_tensorfile"
+    """Write what an int8 engine is calibrated with as one file."""
     GEN_TRT_ENGINE = "gen_trt_engine"
     INFERENCE = "inference"
     RUN = "run"
@@ -55,7 +57,9 @@ DATASET_ACTIONS = CONVERSIONS | DATA_SERVICES
 TRAINING = frozenset({Action.TRAIN, Action.RETRAIN})
 
 #: Actions that cannot start from nothing: the parent job gives them their model.
-NEEDS_PARENT = frozenset({Action.PRUNE, Action.RETRAIN, Action.EXPORT, Action.GEN_TRT_ENGINE})
+NEEDS_PARENT = frozenset(
+    {Action.PRUNE, Action.RETRAIN, Action.EXPORT, Action.CALIBRATION_TENSORFILE, Action.GEN_TRT_ENGINE}
+)
 
 #: What a parent must have made for the child to use it as its model.
 MODEL_PARENTS: dict[Action, frozenset[Action]] = {
@@ -64,5 +68,7 @@ MODEL_PARENTS: dict[Action, frozenset[Action]] = {
     Action.PRUNE: frozenset({Action.TRAIN, Action.RETRAIN}),
     Action.RETRAIN: frozenset({Action.TRAIN, Action.RETRAIN, Action.PRUNE}),
     Action.EXPORT: frozenset({Action.TRAIN, Action.RETRAIN, Action.PRUNE}),
-    Action.GEN_TRT_ENGINE: frozenset({Action.EXPORT}),
+    Action.CALIBRATION_TENSORFILE: frozenset({Action.EXPORT}),
+    # why the second: its own parent has the graph.
+    Action.GEN_TRT_ENGINE: frozenset({Action.EXPORT, Action.CALIBRATION_TENSORFILE}),
 }

@@ -20,6 +20,8 @@ class ArtifactKind(StrEnum):
     """Everything needed to go on training bit for bit."""
     ONNX = "onnx"
     ENGINE = "engine"
+    CALIBRATION = "calibration"
+    """What an int8 engine is calibrated with."""
     PREDICTIONS = "predictions"
     INDEX = "index"
     DATASET = "dataset"

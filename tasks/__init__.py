@@ -5,6 +5,7 @@ from __future__ import annotations
 from .analyze import analyze, validate
 from .annotations import annotation_format_convert
 from .augment import augment
+from .calibration import calibration_tensorfile
 from .convert import convert
 from .engine import gen_trt_engine
 from .evaluate import evaluate
@@ -19,6 +20,7 @@ __all__ = [
     "analyze",
     "annotation_format_convert",
     "augment",
+    "calibration_tensorfile",
     "convert",
     "evaluate",
     "export",

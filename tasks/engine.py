@@ -17,7 +17,10 @@ def gen_trt_engine(
     *,
     spec: dict[str, object] | None = None,
 ) -> JobResult:
-    """Build an engine from the ONNX file of `parent`; int8 needs `calibration_data`."""
+    """Build an engine from the ONNX file of `parent`; int8 needs `calibration_data`.
+
+    After `calibration_tensorfile` its images are taken instead, and the ONNX file of its parent.
+    """
     return run_network_action(
         Action.GEN_TRT_ENGINE,
         lambda i: i.implementation.build_engine(

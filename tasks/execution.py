@@ -12,7 +12,7 @@ from typing import Any
 from ..datasets.index import open_index
 from ..networks.registry import get_network, load_implementation
 from ..schemas.actions import MODEL_PARENTS, Action
-from ..schemas.errors import ActionNotAllowed
+from ..schemas.errors import ActionNotAllowed, NotFound
 from ..schemas.jobs import ModelChoice
 from ..schemas.model_choice import choose_model
 from ..schemas.results import ArtifactKind, JobResult, Output
@@ -35,7 +35,7 @@ class Inputs:
     spec: Spec
     implementation: Any
     data: Mapping[str, Path]
-    """Index folders by role: train, eval, inference, calibration."""
+    """Index folders by role: train, eval, inference, calibration; a tensorfile stands for the last one."""
     model: Path | None
     out: Path
     reporter: JobReporter
@@ -87,6 +87,10 @@ def run_network_action(
                 for role, dataset in given.items()
             }
             digests = {role: open_index(path).digest for role, path in data.items()}
+            source = record
+            if record is not None and record.action is Action.CALIBRATION_TENSORFILE:
+                data["calibration"] = _artifact_of(job, record, ArtifactKind.CALIBRATION, scratch / "calibration")
+                source = _read_parent(job, record.parent_uri)
             run.describe(
                 title=title,
                 action=action,
@@ -99,7 +103,7 @@ def run_network_action(
                 spec=parsed,
                 implementation=load_implementation(chosen),
                 data=data,
-                model=_model_of(job, action, record, choice or ModelChoice(), base_weights, scratch),
+                model=_model_of(job, action, source, choice or ModelChoice(), base_weights, scratch),
                 out=folder.work,
                 reporter=reporter,
             )
@@ -168,6 +172,13 @@ def _model_of(
         # A TensorRT engine has a description beside it.
         return job.storage.local_copy(folder, scratch / "parent") / name
     return job.storage.local_copy(f"{folder}/{name}", scratch / "parent")
+
+
+def _artifact_of(job: JobContext, parent: JobResult, kind: ArtifactKind, scratch: Path) -> Path:
+    artifact = parent.artifact(kind)
+    if artifact is None:
+        raise NotFound(f"The parent job {parent.job_id} left no {kind}.", hint="Run the parent job again.")
+    return job.storage.local_copy(f"{job.storage.relative(parent.uri)}/{artifact.path}", scratch)
 
 
 def _address(dataset: DatasetLike) -> str:

@@ -278,10 +278,17 @@ class NetworkContract:
         weights, found = measure(trained.weights).kpi, measure(graph).kpi
         assert found == pytest.approx(weights, abs=1e-3)
         if Action.GEN_TRT_ENGINE in network.actions:
+            written = implementation.calibration_tensorfile(
+                quick_spec(network, Action.CALIBRATION_TENSORFILE),
+                model=graph,
+                data=data.unlabelled,
+                out=tmp_path,
+                reporter=KeepingReporter(),
+            )
             built = implementation.build_engine(
                 quick_spec(network, Action.GEN_TRT_ENGINE),
                 model=graph,
-                calibration=data.labelled,
+                calibration=_file(tmp_path, written, ArtifactKind.CALIBRATION),
                 out=tmp_path,
                 reporter=KeepingReporter(),
             )

@@ -8,6 +8,7 @@ from typing import Any
 from ...schemas.reporting import Reporter, SilentReporter
 from ...schemas.results import Output
 from ...schemas.specs import Spec
+from ..deployment_specs import TensorfileSpec
 from ..dialects import in_own_words, in_words_of
 from ..training import Request
 from . import compression, evaluation, predictors
@@ -100,6 +101,10 @@ class Classification:
         """Make an ONNX graph of `model` and compare the two, on `data` too."""
         with in_words_of(spec) as settings:
             return compression.export(settings, **inputs)
+
+    def calibration_tensorfile(self, spec: TensorfileSpec, **inputs: Any) -> Output:
+        """Write the images of `data` that an int8 engine of the graph `model` is calibrated with."""
+        return compression.calibration_tensorfile(spec, **inputs)
 
     def build_engine(self, spec: Spec, **inputs: Any) -> Output:
         """Build an engine of the graph `model`."""

@@ -10,7 +10,8 @@ from ...datasets.index import open_index
 from ...schemas.reporting import Reporter
 from ...schemas.results import Output
 from .. import engines
-from ..deployment_specs import EngineSpec, ExportSpec
+from ..calibration import write_tensorfile
+from ..deployment_specs import EngineSpec, ExportSpec, TensorfileSpec
 from ..exporting import export_model, export_options
 from ..images import Images
 from ..predictors import TorchPredictor
@@ -75,6 +76,10 @@ def build_engine(spec: EngineSpec, *, model: Path, calibration: Path | None, out
         parse=parse_record,
         open_predictor=open_predictor,
     )
+
+
+def calibration_tensorfile(spec: TensorfileSpec, *, model: Path, data: Path, out: Path, reporter: Reporter) -> Output:
+    return write_tensorfile(spec, model=model, data=data, out=out, reporter=reporter, parse=parse_record)
 
 
 def _outputs(network: nn.Module, record: Record) -> list[nn.Module]:

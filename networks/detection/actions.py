@@ -9,7 +9,7 @@ from ...schemas.results import Output
 from ...schemas.specs import Spec
 from ..training import Request
 from . import evaluation
-from .compression import build_engine, export, prune
+from .compression import build_engine, calibration_tensorfile, export, prune
 from .plans import look_of, recipe_of, settings_of
 from .predictions import open_predictor
 from .spec import EvalConfig
@@ -101,6 +101,7 @@ class Detection:
 
     prune = staticmethod(prune)
     export = staticmethod(export)
+    calibration_tensorfile = staticmethod(calibration_tensorfile)
     build_engine = staticmethod(build_engine)
     open_predictor = staticmethod(open_predictor)
 

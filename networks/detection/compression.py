@@ -10,7 +10,8 @@ from ...datasets.box_index import open_box_index
 from ...schemas.reporting import Reporter
 from ...schemas.results import Output
 from .. import engines
-from ..deployment_specs import EngineSpec, ExportSpec, FlatEngineSpec, Prune
+from ..calibration import write_tensorfile
+from ..deployment_specs import EngineSpec, ExportSpec, FlatEngineSpec, Prune, TensorfileSpec
 from ..exporting import export_model, export_options
 from ..images import Images
 from ..predictors import TorchPredictor
@@ -78,6 +79,12 @@ def build_engine(
         parse=parse_record,
         open_predictor=open_predictor,
         open_images=_open_pictures,
+    )
+
+
+def calibration_tensorfile(spec: TensorfileSpec, *, model: Path, data: Path, out: Path, reporter: Reporter) -> Output:
+    return write_tensorfile(
+        spec, model=model, data=data, out=out, reporter=reporter, parse=parse_record, open_images=_open_pictures
     )
 
 

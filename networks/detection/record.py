@@ -7,7 +7,7 @@ from typing import Any
 
 from ...schemas.actions import Action
 from ...schemas.specs import Spec
-from ..deployment_specs import ExportSpec, FlatEngineSpec, FlatPruneSpec
+from ..deployment_specs import ExportSpec, FlatEngineSpec, FlatPruneSpec, TensorfileSpec
 from ..registry import Network
 from . import (
     detectnet_spec,
@@ -34,6 +34,7 @@ def _specs(train: type[Spec]) -> dict[Action, type[Spec]]:
         Action.PRUNE: FlatPruneSpec,
         Action.RETRAIN: train,
         Action.EXPORT: ExportSpec,
+        Action.CALIBRATION_TENSORFILE: TensorfileSpec,
         Action.GEN_TRT_ENGINE: FlatEngineSpec,
         Action.INFERENCE: InferenceSpec,
     }
@@ -143,6 +144,7 @@ EFFICIENTDET_TF2 = replace(
         Action.PRUNE: FlatPruneSpec,
         Action.RETRAIN: efficientdet_spec.EfficientDetTf2TrainSpec,
         Action.EXPORT: spec_v5.ExportV5,
+        Action.CALIBRATION_TENSORFILE: TensorfileSpec,
         Action.GEN_TRT_ENGINE: spec_v5.EngineV5,
         Action.INFERENCE: spec_v5.InferenceV5,
     },
@@ -168,6 +170,7 @@ DEFORMABLE_DETR = replace(
         Action.TRAIN: detr_spec.DeformableDetrTrainSpec,
         Action.EVALUATE: spec_v5.EvaluateV5,
         Action.EXPORT: spec_v5.ExportV5,
+        Action.CALIBRATION_TENSORFILE: TensorfileSpec,
         Action.GEN_TRT_ENGINE: spec_v5.EngineV5,
         Action.INFERENCE: spec_v5.InferenceV5,
     },

@@ -8,7 +8,7 @@ from ...schemas.reporting import Reporter, SilentReporter
 from ...schemas.results import Output
 from ..training import Request
 from . import evaluation, segformer_spec, unet_spec
-from .compression import build_engine, export, prune
+from .compression import build_engine, calibration_tensorfile, export, prune
 from .model import SEGFORMER, UNET
 from .plans import settings_of
 from .training import train as run_training
@@ -99,6 +99,7 @@ class Segmentation:
 
     prune = staticmethod(prune)
     export = staticmethod(export)
+    calibration_tensorfile = staticmethod(calibration_tensorfile)
     build_engine = staticmethod(build_engine)
     open_predictor = staticmethod(evaluation.open_predictor)
 

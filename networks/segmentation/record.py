@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...schemas.actions import Action
-from ..deployment_specs import EngineSpec, ExportSpec, FlatEngineSpec, FlatPruneSpec
+from ..deployment_specs import EngineSpec, ExportSpec, FlatEngineSpec, FlatPruneSpec, TensorfileSpec
 from ..registry import Network
 from . import segformer_spec, unet_spec
 
@@ -23,6 +23,7 @@ UNET = Network(
         Action.PRUNE: FlatPruneSpec,
         Action.RETRAIN: unet_spec.TrainSpec,
         Action.EXPORT: ExportSpec,
+        Action.CALIBRATION_TENSORFILE: TensorfileSpec,
         Action.GEN_TRT_ENGINE: FlatEngineSpec,
         Action.INFERENCE: unet_spec.InferenceSpec,
     },
@@ -55,6 +56,7 @@ SEGFORMER = Network(
         Action.TRAIN: segformer_spec.TrainSpec,
         Action.EVALUATE: segformer_spec.EvaluateSpec,
         Action.EXPORT: ExportSpec,
+        Action.CALIBRATION_TENSORFILE: TensorfileSpec,
         Action.GEN_TRT_ENGINE: EngineSpec,
         Action.INFERENCE: segformer_spec.InferenceSpec,
     },

@@ -33,8 +33,15 @@ _NEEDED = {
     Action.RETRAIN: "train",
     Action.EVALUATE: "eval",
     Action.INFERENCE: "inference",
+    Action.CALIBRATION_TENSORFILE: "calibration",
 }
-_FIELDS = {"train": "train_datasets", "eval": "eval_dataset", "inference": "inference_dataset"}
+_FIELDS = {
+    "train": "train_datasets",
+    "eval": "eval_dataset",
+    "inference": "inference_dataset",
+    "calibration": "calibration_dataset",
+}
+_CALIBRATED = (Action.CALIBRATION_TENSORFILE, Action.GEN_TRT_ENGINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +242,7 @@ class Planner:
         used = [*datasets.train] if action in (*TRAINING, Action.PRUNE) else []
         used += [datasets.eval] if datasets.eval and action in (*TRAINING, Action.EVALUATE, Action.EXPORT) else []
         used += [datasets.inference] if datasets.inference and action is Action.INFERENCE else []
-        used += [datasets.calibration] if datasets.calibration and action is Action.GEN_TRT_ENGINE else []
+        used += [datasets.calibration] if datasets.calibration and action in _CALIBRATED else []
         for dataset_id in used:
             async with self._catalog.reading() as session:
                 row = await read_dataset(session, org, dataset_id)
