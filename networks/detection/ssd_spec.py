@@ -58,7 +58,11 @@ class DssdConfig(SsdConfig):
         le=2048,
         multiple_of=8,
     )
-    merge: Literal["product", "sum"] = parameter("product", description="How a map and the coarser one are merged.")
+    merge: Literal["product", "sum"] = parameter(
+        "sum",
+        description="How a map and the coarser one are merged. product is that of the paper, which starts from a "
+        "trained ssd; from random weights it learns much more slowly.",
+    )
 
 
 class SsdTrainSpec(spec.TrainSpec):
