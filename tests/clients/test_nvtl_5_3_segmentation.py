@@ -103,7 +103,7 @@ def test_a_whole_notebook(yard: Yard, nvtl: Nvtl, scenes: Path, network: str, tm
 
     train = shortened(network, notebook.spec("train"))
     trained = notebook.run("train", train, converted)
-    poll(lambda: (notebook.status(trained)["result"].get("epoch") or 0) >= 2, "two epochs", 120, 0.3)
+    poll(lambda: (notebook.status(trained)["result"].get("epoch") or 0) >= 2, "two epochs", 240, 0.3)
     job = ("--id", notebook.id, "--job", trained)
     nvtl("job-cancel", *job, "--job_type", "experiment")
     assert notebook.wait(trained)["status"] == "Canceled"
