@@ -64,7 +64,7 @@ def run_network_action(
     job = current_job()
     record = _read_parent(job, parent)
     chosen = get_network(network or (record.network if record else None) or "")
-    if record is not None and record.network != chosen.name:
+    if record is not None and record.network not in (None, chosen.name):
         raise ActionNotAllowed(f"The parent job is of {record.network}, not of {chosen.name}.")
     title = describe(action, chosen.name)
     parsed = parse_spec(chosen.spec(action), dict(spec or {}))

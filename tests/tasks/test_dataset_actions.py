@@ -15,11 +15,12 @@ from prefect_trainyard.datasets.box_formats import read_boxes
 from prefect_trainyard.datasets.box_index import open_box_index
 from prefect_trainyard.datasets.formats import data_format
 from prefect_trainyard.datasets.manifest import RawManifest, digest_of, hash_file
+from prefect_trainyard.networks.registry import get_network
 from prefect_trainyard.schemas.actions import Action
 from prefect_trainyard.schemas.errors import ActionNotAllowed, DatasetError, InvalidInput, SpecError
 from prefect_trainyard.schemas.reporting import SilentReporter
 from prefect_trainyard.schemas.results import ArtifactKind, JobResult
-from prefect_trainyard.tasks import analyze, annotation_format_convert, augment, convert, kmeans, validate
+from prefect_trainyard.tasks import analyze, annotation_format_convert, augment, convert, kmeans, train, validate
 from prefect_trainyard.tasks.context import JobContext
 from prefect_trainyard.tasks.data import INDEXES, RAW, RAW_MANIFEST, index_folder, remember_index
 
@@ -147,6 +148,19 @@ def test_instances_without_masks_are_problems(scenes: Path, tmp_path: Path) -> N
     assert open_box_index(files_of(whole) / "index").info.type == kind
     with pytest.raises(ActionNotAllowed, match="no action 'kmeans'"):
         run_it(kmeans, str(scenes / "coco"), "coco", type=kind)
+
+
+@flow
+def converted_first(folder: str) -> JobResult:
+    kind = "instance_segmentation"
+    parent = convert(folder, format="coco", type=kind)
+    spec = json.loads(json.dumps(get_network("mask_rcnn").quick[Action.TRAIN]))
+    return train(folder, network="mask_rcnn", spec={**spec, "num_epochs": 1}, parent=parent)
+
+
+def test_a_training_may_come_after_the_conversion_of_its_data(scenes: Path) -> None:
+    result = converted_first(str(scenes / "coco"))
+    assert result.action is Action.TRAIN and result.parent_uri is not None and result.model is not None
 
 
 def test_augmented_sets_can_be_converted(scenes: Path) -> None:
