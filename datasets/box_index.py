@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -211,11 +212,23 @@ class BoxIndex(ImageIndex):
         """Return the rows of the boxes of image `i`."""
         return slice(int(self._starts[i]), int(self._starts[i + 1]))
 
+    @cached_property
+    def _masks(self) -> pa.ChunkedArray:
+        return pq.read_table(self.folder / BOXES_FILE, columns=["mask"], use_threads=False)["mask"]
+
+    @cached_property
+    def has_mask(self) -> npt.NDArray[np.bool_]:
+        """N: whether a box has a mask."""
+        return np.asarray(self._masks.is_valid())
+
+    def mask(self, row: int) -> Polygons | RunLengths | None:
+        """Return the mask of the box `row`, None where it has none."""
+        return _mask(self._masks[row].as_py())
+
     def masks_of_boxes(self) -> Iterator[Polygons | RunLengths | None]:
         """Yield the mask of each box, None where it has none."""
-        for chunk in pq.read_table(self.folder / BOXES_FILE, columns=["mask"], use_threads=False)["mask"].iterchunks():
-            for text in chunk:
-                yield _mask(text.as_py())
+        for text in self._masks:
+            yield _mask(text.as_py())
 
     def _check_labels(self) -> None:
         if self.info.type not in BOXED:

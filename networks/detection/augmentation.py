@@ -1,18 +1,19 @@
 """What training does to pictures and their boxes. All random numbers come from torch's global generator.
 
-Shapes: B batch, C channels, H height, W width, N boxes of one picture.
+Shapes: B batch, C channels, H height, W width, N objects of one picture.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torchvision.transforms.v2 import functional
 
 from .geometry import PADDING, visible
+from .masks import resize
 from .pictures import Target
 
 #: A picture, CHW uint8, with its boxes.
@@ -72,7 +73,8 @@ def flip(example: Example) -> Example:
     width = float(pixels_CHW.shape[-1])
     x1, y1, x2, y2 = target.boxes.unbind(dim=1)
     boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
-    return pixels_CHW.flip(-1), Target(boxes, target.labels, target.is_ignored)
+    masks = None if target.masks is None else target.masks.flip(-1)
+    return pixels_CHW.flip(-1), replace(target, boxes=boxes, masks=masks)
 
 
 def zoom(example: Example, options: Augmentation) -> Example:
@@ -81,6 +83,7 @@ def zoom(example: Example, options: Augmentation) -> Example:
     height, width = pixels_CHW.shape[-2:]
     limit = math.log1p(options.zoom)
     factor = math.exp(_uniform(-limit, limit))
+    masks = target.masks
     if factor >= 1:
         w, h = max(1, round(width / factor)), max(1, round(height / factor))
         left, top = _below(width - w + 1), _below(height - h + 1)
@@ -88,13 +91,17 @@ def zoom(example: Example, options: Augmentation) -> Example:
         changed = functional.resize(piece, [height, width], antialias=True)
         shift, scale = (-left, -top), (width / w, height / h)
         boxes = _moved(target.boxes, shift, scale, (0, 0))
+        if masks is not None:
+            masks = resize(masks[:, top : top + h, left : left + w], height, width)
     else:
         w, h = max(1, round(width * factor)), max(1, round(height * factor))
         left, top = _below(width - w + 1), _below(height - h + 1)
         changed = torch.full_like(pixels_CHW, PADDING)
         changed[:, top : top + h, left : left + w] = functional.resize(pixels_CHW, [h, w], antialias=True)
         boxes = _moved(target.boxes, (0, 0), (w / width, h / height), (left, top))
-    return changed, _cut(target, boxes, (width, height), options.min_visible)
+        if masks is not None:
+            masks = _placed(resize(masks, h, w), (left, top), (width, height))
+    return changed, _cut(replace(target, boxes=boxes, masks=masks), (width, height), options.min_visible)
 
 
 def mosaic(examples: list[Example], min_visible: float) -> Example:
@@ -108,12 +115,17 @@ def mosaic(examples: list[Example], min_visible: float) -> Example:
         w, h = x2 - x1, y2 - y1
         left, top = _below(width - w + 1), _below(height - h + 1)
         canvas[:, y1:y2, x1:x2] = pixels_CHW[:, top : top + h, left : left + w]
-        inside = _cut(target, _moved(target.boxes, (-left, -top), (1, 1), (0, 0)), (w, h), min_visible)
-        parts.append(Target(_moved(inside.boxes, (x1, y1), (1, 1), (0, 0)), inside.labels, inside.is_ignored))
+        masks = None if target.masks is None else target.masks[:, top : top + h, left : left + w]
+        moved = replace(target, boxes=_moved(target.boxes, (-left, -top), (1, 1), (0, 0)), masks=masks)
+        inside = _cut(moved, (w, h), min_visible)
+        masks = None if inside.masks is None else _placed(inside.masks, (x1, y1), (width, height))
+        parts.append(replace(inside, boxes=_moved(inside.boxes, (x1, y1), (1, 1), (0, 0)), masks=masks))
+    found = [part.masks for part in parts if part.masks is not None]
     return canvas, Target(
         torch.cat([part.boxes for part in parts]),
         torch.cat([part.labels for part in parts]),
         torch.cat([part.is_ignored for part in parts]),
+        torch.cat(found) if found else None,
     )
 
 
@@ -158,9 +170,17 @@ def _moved(
     )
 
 
-def _cut(target: Target, boxes_N4: torch.Tensor, size: tuple[int, int], min_visible: float) -> Target:
-    cut, keeps = visible(boxes_N4, size, min_visible)
-    return Target(cut, target.labels, target.is_ignored).of(keeps)
+def _cut(target: Target, size: tuple[int, int], min_visible: float) -> Target:
+    cut, keeps = visible(target.boxes, size, min_visible)
+    return replace(target, boxes=cut).of(keeps)
+
+
+def _placed(masks_NHW: torch.Tensor, corner: tuple[int, int], size: tuple[int, int]) -> torch.Tensor:
+    """Return masks with their left upper corner at `corner` of a canvas of `size`, both across first."""
+    (left, top), (width, height) = corner, size
+    canvas = masks_NHW.new_zeros(len(masks_NHW), height, width)
+    canvas[:, top : top + masks_NHW.shape[1], left : left + masks_NHW.shape[2]] = masks_NHW
+    return canvas
 
 
 def _happens(probability: float) -> bool:

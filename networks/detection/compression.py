@@ -15,8 +15,8 @@ from ..exporting import export_model, export_options
 from ..images import Images
 from ..predictors import TorchPredictor
 from ..shrinking import prune_model
-from .metrics import score, truths
-from .model import OUTPUTS, Record, load_model, parse_record, save_model
+from .metrics import kpi_of, truths
+from .model import Record, load_model, parse_record, save_model
 from .predictions import open_predictor, pictures_of, predict_all
 from .selection import Limits
 
@@ -34,10 +34,10 @@ def prune(spec: Prune, *, model: Path, data: Path | None, out: Path, reporter: R
     def measure(pruned: nn.Module) -> dict[str, float]:
         assert data is not None
         index = open_box_index(data)
-        truth = truths(index, record.classes)
+        truth = truths(index, record.classes, masks=record.mask_side > 0)
         predictor = TorchPredictor(pruned, record)
         found = predict_all(predictor, pictures_of(index, record), Limits(), _BATCH_SIZE, reporter)
-        return score(truth, found, record.classes).kpi
+        return kpi_of(truth, found, record.classes)
 
     return prune_model(
         spec,
@@ -62,7 +62,7 @@ def export(spec: ExportSpec, *, model: Path, data: Path | None, out: Path, repor
         images=None if data is None else _open_pictures(data, record),
         out=out,
         reporter=reporter,
-        outputs=OUTPUTS,
+        outputs=record.outputs,
     )
 
 

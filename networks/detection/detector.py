@@ -1,6 +1,6 @@
 """What training, metrics, pruning and graphs ask of a detector, whatever its architecture.
 
-Shapes: B pictures, C channels, H height, W width, N candidate boxes of a picture, K classes.
+Shapes: B pictures, C channels, H height, W width, N candidate boxes of a picture, K classes, M side of a mask.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from torch import nn
 
 from .pictures import Target
 
-#: Candidates of a picture: boxes_BN4, left, top, right, bottom in pixels of the canvas; scores_BNK, each 0 to 1.
-Candidates = tuple[torch.Tensor, torch.Tensor]
+#: Candidates of a picture: boxes_BN4, left, top, right, bottom in pixels of the canvas; scores_BNK, each 0 to 1; and
+#: from networks with masks masks_BNX, each 0 to 1: M x M cells over the box, row by row, for its most likely class.
+Candidates = tuple[torch.Tensor, ...]
 
 
 class Detector(nn.Module):
@@ -26,6 +27,9 @@ class Detector(nn.Module):
 
     selection: ClassVar[Literal["nms", "top_k"]] = "nms"
     """`nms`: several candidates lie on one object. `top_k`: one candidate for each object, as in DETR."""
+
+    mask_side: int = 0
+    """Cells along each side of a mask; 0 for networks of boxes alone, whose targets have no masks."""
 
     is_ordered: ClassVar[bool] = True
     """The n-th candidate has the same place in the network for every picture. False where the network chooses its

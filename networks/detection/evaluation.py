@@ -7,7 +7,6 @@ import json
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torchvision.ops import box_iou
 
@@ -18,15 +17,17 @@ from ...schemas.reporting import Reporter
 from ...schemas.results import Artifact, ArtifactKind, Output, by_metric
 from ..checkpoints import write_atomically
 from ..images import written_names
+from ..registry import get_network
 from .figures import Sample, draw_boxes, draw_per_class, draw_samples
-from .metrics import Detections, Scores, Truth, score, truths
+from .masks import to_coco
+from .metrics import Detections, Truth, score, truths
 from .model import Record
 from .pictures import Pictures, require_objects
 from .predictions import open_predictor, pictures_of, predict_all
 from .selection import Limits
 
-#: What `evaluate` ranks by.
-KEY_METRIC = "mAP50"
+#: Metrics that the message names.
+_TOLD = ("mask_mAP", "mask_mAP50", "mAP", "mAP50")
 
 #: Boxes of a score below are not drawn on samples: with those, average precision is measured.
 _DRAWN = 0.3
@@ -39,13 +40,12 @@ def evaluate(
     record = predictor.record
     index = open_box_index(data)
     require_objects(index, "evaluation")
-    truth = truths(index, record.classes)
+    truth = truths(index, record.classes, masks=record.mask_side > 0)
     found = predict_all(predictor, pictures_of(index, record), limits, batch_size, reporter)
-    scores = score(truth, found, record.classes)
-    per_class = _per_class(scores, truth, record)
+    kpi, per_class = _measured(truth, found, record)
 
     folder = out / "evaluate"
-    drawn = [_of(one, one.scores >= _DRAWN) for one in found]
+    drawn = [one.of(one.scores >= _DRAWN) for one in found]
     quality = np.array([_quality(*pair) for pair in zip(truth, drawn, strict=True)])
     worst = np.argsort(quality, kind="stable")[:samples].tolist()
     shown = [Sample(index.image(i), drawn[i], truth[i], f"{index.path(i)}, {quality[i]:.0%} right") for i in worst]
@@ -55,25 +55,31 @@ def evaluate(
     reporter.saved(paths)
     return Output(
         artifacts=[_artifact(paths[0], out, "Worst predictions"), _artifact(paths[1], out, "AP of each class")],
-        kpi=scores.kpi,
+        kpi=kpi,
         categorical=by_metric(per_class),
         classes=record.classes,
         parameter_count=predictor.parameter_count,
-        key_metric=KEY_METRIC,
-        message=f"mAP {scores.kpi['mAP']:.4f}, mAP50 {scores.kpi['mAP50']:.4f} on {len(index)} pictures.",
+        key_metric=get_network(record.network).key_metric,
+        message=", ".join(f"{name} {kpi[name]:.4f}" for name in _TOLD if name in kpi) + f" on {len(index)} pictures.",
     )
 
 
-def _per_class(scores: Scores, truth: list[Truth], record: Record) -> dict[str, dict[str, float]]:
+def _measured(
+    truth: list[Truth], found: list[Detections], record: Record
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Return the metrics over all classes, and those of each class."""
+    boxes = score(truth, found, record.classes)
     labels = np.concatenate([one.labels[~one.is_ignored] for one in truth])
-    return {
-        name: {"AP": ap, "AP50": scores.ap50[name], "objects": float((labels == record.classes.index(name)).sum())}
-        for name, ap in scores.ap.items()
+    per_class = {
+        name: {"AP": ap, "AP50": boxes.ap50[name], "objects": float((labels == record.classes.index(name)).sum())}
+        for name, ap in boxes.ap.items()
     }
-
-
-def _of(found: Detections, which: npt.NDArray[np.bool_]) -> Detections:
-    return Detections(found.boxes[which], found.scores[which], found.labels[which])
+    if not record.mask_side:
+        return boxes.kpi, per_class
+    masks = score(truth, found, record.classes, "segm")
+    for name, ap in masks.ap.items():
+        per_class[name] |= {"mask_AP": ap, "mask_AP50": masks.ap50[name]}
+    return {**masks.kpi, **boxes.kpi}, per_class
 
 
 def _quality(truth: Truth, found: Detections) -> float:
@@ -97,7 +103,7 @@ def infer(
     out: Path,
     reporter: Reporter,
 ) -> Output:
-    """Write what is in each picture, as KITTI and as COCO have it, and the pictures with the boxes drawn on them."""
+    """Write what is in each picture, as KITTI and as COCO have it, and the pictures with that drawn on them."""
     predictor = open_predictor(model)
     record = predictor.record
     index = open_box_index(data)
@@ -117,7 +123,7 @@ def infer(
     boxes = sum(len(one.scores) for one in found)
     return Output(
         artifacts=[
-            _artifact(results, out, "Boxes in the form of COCO results", kind),
+            _artifact(results, out, f"{_what(record).capitalize()} in the form of COCO results", kind),
             _artifact(sheet, out, "Sample predictions"),
             *(_artifact(path, out, path.stem, kind) for path in [*labels, *drawn]),
         ],
@@ -138,13 +144,22 @@ def _coco(index: BoxIndex, found: list[Detections], record: Record) -> str:
             "category_name": record.classes[label],
             "bbox": [round(x1, 2), round(y1, 2), round(x2 - x1, 2), round(y2 - y1, 2)],
             "score": round(sure, 5),
+            **({} if mask is None else {"segmentation": to_coco(mask)}),
         }
         for i, one in enumerate(found)
-        for (x1, y1, x2, y2), label, sure in zip(
-            one.boxes.tolist(), one.labels.tolist(), one.scores.tolist(), strict=True
+        for (x1, y1, x2, y2), label, sure, mask in zip(
+            one.boxes.tolist(),
+            one.labels.tolist(),
+            one.scores.tolist(),
+            [None] * len(one.labels) if one.masks is None else one.masks,
+            strict=True,
         )
     ]
     return json.dumps(rows)
+
+
+def _what(record: Record) -> str:
+    return "boxes and masks" if record.mask_side else "boxes"
 
 
 def _write_labels(index: BoxIndex, found: list[Detections], record: Record, folder: Path) -> list[Path]:

@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from ...datasets.boxes import DONT_CARE
 from ..figures import save_figure, shorten
+from .masks import unpack
 from .metrics import Detections, Truth
 
 #: Longest side in pixels of a picture on a sheet.
 _ON_SHEET = 480
+
+#: How much of a mask is its colour.
+_COVER = 0.5
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,8 @@ class Sample:
 
 
 def draw_boxes(image: Image.Image, what: Detections | Truth, classes: Sequence[str]) -> Image.Image:
-    """Return the picture with boxes on it, those of one class in one colour; regions to ignore are grey."""
-    drawn = image.convert("RGB")
+    """Return the picture with boxes and masks on it, those of one class in one colour; regions to ignore are grey."""
+    drawn = _with_masks(image.convert("RGB"), what)
     pen = ImageDraw.Draw(drawn)
     width = max(1, round(max(drawn.size) / 300))
     font = ImageFont.load_default(size=max(8, max(drawn.size) / 50))
@@ -43,6 +48,17 @@ def draw_boxes(image: Image.Image, what: Detections | Truth, classes: Sequence[s
         text = "ignored" if is_ignored else shorten(classes[label], 20)
         pen.text((box[0] + width, box[1]), text if score is None else f"{text} {score:.2f}", fill=colour, font=font)
     return drawn
+
+
+def _with_masks(image: Image.Image, what: Detections | Truth) -> Image.Image:
+    if what.masks is None:
+        return image
+    pixels = np.array(image)
+    for mask, label in reversed(list(zip(what.masks, what.labels.tolist(), strict=True))):
+        if label != DONT_CARE:
+            inside = unpack(mask)
+            pixels[inside] = (pixels[inside] * (1 - _COVER) + np.array(_colour(label)) * _COVER).astype(np.uint8)
+    return Image.fromarray(pixels)
 
 
 def _colour(label: int) -> tuple[int, int, int]:

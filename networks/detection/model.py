@@ -18,7 +18,8 @@ from ..records import Floats, ModelRecord
 from ..weights import load_weights, resize_to, save_weights
 from .detector import Detector
 from .geometry import Resizing
-from .selection import Limits, select
+from .masks import overlaps
+from .selection import Limits, Selection, select
 
 #: Network -> module here whose `build(record)` returns it with random weights. They are imported when needed.
 _MODULES: Final = {
@@ -38,11 +39,8 @@ _MODULES: Final = {
 
 NETWORKS: Final = tuple(_MODULES)
 
-#: Outputs of a graph.
-OUTPUTS: Final = ("boxes", "scores")
-
 #: What two models are compared by: boxes that are this sure in one of them and at least half as sure in the other,
-#: and overlap by this much.
+#: and overlap by this much, as their masks do.
 _SURE, _SAME = 0.3, 0.7
 
 
@@ -58,11 +56,23 @@ class Record(ModelRecord):
     selection: Literal["nms", "top_k"] = "nms"
     is_ordered: bool = True
     candidates: int = 0
-    """Of a picture. These three are those of the detector, for graphs and engines."""
+    """Of a picture."""
+    mask_side: int = 0
+    """These four are those of the detector, for graphs and engines."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs of a graph."""
+        return ("boxes", "scores", "masks") if self.mask_side else ("boxes", "scores")
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        return self.candidates, 4 + len(self.classes)
+        return self.candidates, self._scored + self.mask_side**2
+
+    @property
+    def _scored(self) -> int:
+        """What a candidate has before its mask: edges and scores."""
+        return 4 + len(self.classes)
 
     @property
     def unit(self) -> str:
@@ -73,10 +83,10 @@ class Record(ModelRecord):
         return "letterbox" if self.resize == "letterbox" else "stretch"
 
     def difference(self, expected: Floats, found: Floats) -> float:
-        """Return the largest difference of a score, or of an edge as a share of the input.
+        """Return the largest difference of a score, of a cell of a mask, or of an edge as a share of the input.
 
         A candidate that is not among those of the other, in a network that chooses its candidates, differs by its
-        score.
+        score at most.
         """
         scale = np.ones(expected.shape[-1], np.float32)
         scale[:4] = 1 / max(self.width, self.height)
@@ -84,9 +94,11 @@ class Record(ModelRecord):
             return float((np.abs(found - expected) * scale).max())
         largest = 0.0
         for ours, theirs in zip(expected * scale, found * scale, strict=True):
-            distances = np.abs(ours[:, None] - theirs[None]).max(axis=2)
-            for nearest, rows in ((distances.min(axis=1), ours), (distances.min(axis=0), theirs)):
-                largest = max(largest, float(np.minimum(nearest, rows[:, 4:].max(axis=1)).max()))
+            scored = slice(self._scored)
+            distances = np.abs(ours[:, None, scored] - theirs[None, :, scored]).max(axis=2)
+            for by_other, rows, others in ((distances, ours, theirs), (distances.T, theirs, ours)):
+                nearest = np.abs(rows - others[by_other.argmin(axis=1)]).max(axis=1)
+                largest = max(largest, float(np.minimum(nearest, rows[:, 4 : self._scored].max(axis=1)).max()))
         return largest
 
     def agreement(self, expected: Floats, found: Floats) -> tuple[int, int]:
@@ -94,15 +106,22 @@ class Record(ModelRecord):
         same = total = 0
         for ours, theirs in zip(torch.from_numpy(expected), torch.from_numpy(found), strict=True):
             for one, other in ((ours, theirs), (theirs, ours)):
-                boxes, _, labels = self.select(one, Limits(score=_SURE))
-                other_boxes, _, other_labels = self.select(other, Limits(score=_SURE / 2))
-                is_same = (box_iou(boxes, other_boxes) >= _SAME) & (labels[:, None] == other_labels[None])
-                same, total = same + int(is_same.any(dim=1).sum()), total + len(labels)
+                sure, others = self.select(one, Limits(score=_SURE)), self.select(other, Limits(score=_SURE / 2))
+                is_same = box_iou(sure.boxes, others.boxes) >= _SAME
+                is_same &= sure.labels[:, None] == others.labels[None]
+                if self.mask_side:
+                    cells = one[sure.candidates, self._scored :], other[others.candidates, self._scored :]
+                    is_same &= overlaps(*cells) >= _SAME
+                same, total = same + int(is_same.any(dim=1).sum()), total + len(sure.labels)
         return same, total
 
-    def select(self, candidates_NX: torch.Tensor, limits: Limits) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the boxes of a picture, their scores and labels; `candidates_NX` are edges and scores side by side."""
-        return select(candidates_NX[:, :4], candidates_NX[:, 4:], self.selection, limits)
+    def select(self, candidates_NX: torch.Tensor, limits: Limits) -> Selection:
+        """Return what is told of a picture; `candidates_NX` are edges, scores and cells of the mask side by side."""
+        return select(candidates_NX[:, :4], candidates_NX[:, 4 : self._scored], self.selection, limits)
+
+    def cells(self, candidates_NX: torch.Tensor, selection: Selection) -> torch.Tensor:
+        """Return the cells of the masks of what is told, of shape NMM."""
+        return candidates_NX[selection.candidates, self._scored :].reshape(-1, self.mask_side, self.mask_side)
 
 
 def parse_record(raw: object, where: str) -> Record:
@@ -119,7 +138,7 @@ def build(record: Record) -> tuple[Detector, Record]:
     try:
         model: Detector = import_module(f".{_MODULES[record.network]}", __package__).build(record).eval()
         with torch.no_grad():
-            boxes, scores = model(torch.zeros(1, *record.shape))
+            boxes, scores, *masks = model(torch.zeros(1, *record.shape))
     except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, IndexError) as error:
         raise SpecError(
             f"{record.network} on {record.backbone} cannot be built for pictures of {record.width} x {record.height} "
@@ -128,7 +147,13 @@ def build(record: Record) -> tuple[Detector, Record]:
             "efficientnet or a mobilenet, or another size.",
         ) from error
     assert scores.shape == (*boxes.shape[:2], len(record.classes))
-    known = {"selection": model.selection, "is_ordered": model.is_ordered, "candidates": boxes.shape[1]}
+    assert [part.shape for part in masks] == [(*boxes.shape[:2], model.mask_side**2)] * bool(model.mask_side)
+    known = {
+        "selection": model.selection,
+        "is_ordered": model.is_ordered,
+        "candidates": boxes.shape[1],
+        "mask_side": model.mask_side,
+    }
     return model, record.model_copy(update=known)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from ...datasets.images import decode_rgb
 from ...schemas.errors import DatasetError
 from ..images import Images, Pixels
 from .geometry import PADDING, Fit, Resizing, fit
+from .masks import masks_of, resize, unpack
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,24 @@ class Target:
     """N int64: positions in the classes of the model; DONT_CARE for regions to ignore."""
     is_ignored: torch.Tensor
     """N bool: crowds and regions to ignore; finding them is neither right nor wrong."""
+    masks: torch.Tensor | None = None
+    """NHW bool: the pixels of the canvas that are the object; None for networks that learn from boxes alone."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def of(self, which: torch.Tensor) -> Target:
-        return Target(self.boxes[which], self.labels[which], self.is_ignored[which])
+        return self._each(lambda part: part[which])
 
     def pin_memory(self) -> Target:
-        return Target(self.boxes.pin_memory(), self.labels.pin_memory(), self.is_ignored.pin_memory())
+        return self._each(torch.Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Target:
-        boxes, labels, is_ignored = (
-            part.to(device, non_blocking=True) for part in (self.boxes, self.labels, self.is_ignored)
-        )
-        return Target(boxes, labels, is_ignored)
+        return self._each(lambda part: part.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Target:
+        masks = None if self.masks is None else change(self.masks)
+        return Target(change(self.boxes), change(self.labels), change(self.is_ignored), masks)
 
 
 def label_map(index: BoxIndex, classes: Sequence[str], role: str) -> npt.NDArray[np.int64]:
@@ -71,6 +75,20 @@ def require_objects(index: BoxIndex, role: str) -> None:
         )
 
 
+def require_masks(index: BoxIndex, role: str) -> None:
+    """Raise DatasetError when an object in the pictures of an index has no mask."""
+    missing = np.flatnonzero(~index.has_mask & ~index.is_ignored)
+    if len(missing):
+        row = int(missing[0])
+        image = int(index.images[row])
+        raise DatasetError(
+            f"The {role} data set has objects without a mask: the first is box {row - index.of(image).start + 1} "
+            f"({index.classes[index.box_labels[row]]}) of {index.path(image)}, {len(missing)} in all.",
+            hint="Use a set of the type instance_segmentation, in which each object has a segmentation, or a network "
+            "of object_detection.",
+        )
+
+
 class Pictures(Images):
     """The pictures of an index on a canvas of `size` (width, height), with `channels` 3 for colour or 1 for grey."""
 
@@ -85,13 +103,15 @@ class Pictures(Images):
         role: str = "training",
         channels: int = 3,
         resizing: Resizing = "letterbox",
+        masks: bool = False,
         cache_mb: int = 1024,
     ) -> None:
-        """`classes` are those of the model; None for pictures alone."""
+        """`classes` are those of the model; None for pictures alone. With `masks`, targets have them."""
         super().__init__(index, (channels, size[1], size[0]), cache_mb)
         self.size = size
         self.channels = channels
         self._resizing: Resizing = resizing
+        self._has_masks = masks
         self._labels = None if classes is None else label_map(index, classes, role)
 
     def fit(self, i: int) -> Fit:
@@ -108,7 +128,17 @@ class Pictures(Images):
             torch.from_numpy(self.fit(i).to_canvas(self.index.edges[rows])),
             torch.from_numpy(known),
             torch.from_numpy(self.index.is_ignored[rows].copy()),
+            self._masks(i) if self._has_masks else None,
         )
+
+    def _masks(self, i: int) -> torch.Tensor:
+        place, (width, height) = self.fit(i), self.size
+        masks = [torch.from_numpy(unpack(mask)) for mask in masks_of(self.index, i)]
+        canvas = torch.zeros(len(masks), height, width, dtype=torch.bool)
+        if masks:
+            right, bottom = place.left + place.width, place.top + place.height
+            canvas[:, place.top : bottom, place.left : right] = resize(torch.stack(masks), place.height, place.width)
+        return canvas
 
     def _decode(self, i: int) -> Pixels:
         place = self.fit(i)

@@ -11,6 +11,7 @@ import torch
 from ...datasets.box_index import BoxIndex
 from ...schemas.reporting import Reporter
 from ..predictors import Predictor, open_model
+from .masks import paste
 from .metrics import Detections
 from .model import Record, load_model, parse_record
 from .pictures import Pictures
@@ -31,6 +32,7 @@ def pictures_of(index: BoxIndex, record: Record, *, role: str | None = None, cac
         role=role or "",
         channels=record.channels,
         resizing=record.resizing,
+        masks=role is not None and record.mask_side > 0,
         cache_mb=cache_mb,
     )
 
@@ -50,11 +52,15 @@ def predict_all(
 def detections(
     candidates_BNX: torch.Tensor, numbers: Sequence[int], pictures: Pictures, record: Record, limits: Limits
 ) -> dict[int, Detections]:
-    """Return what is told of the candidates of the pictures `numbers`: edges and scores side by side."""
+    """Return what is told of the candidates of the pictures `numbers`, see `Record.select`."""
     found = {}
     for i, candidates_NX in zip(numbers, candidates_BNX, strict=True):
-        boxes, scores, labels = (part.cpu().numpy() for part in record.select(candidates_NX, limits))
+        selection = record.select(candidates_NX, limits)
+        boxes, scores, labels = (part.cpu().numpy() for part in selection[:3])
         size = int(pictures.index.widths[i]), int(pictures.index.heights[i])
         edges = pictures.fit(i).to_picture(boxes.astype(np.float32), size)
-        found[i] = Detections(edges, scores, labels.astype(np.int64))
+        masks = None
+        if record.mask_side:
+            masks = paste(record.cells(candidates_NX, selection).float().cpu().numpy(), edges, size)
+        found[i] = Detections(edges, scores, labels.astype(np.int64), masks)
     return found

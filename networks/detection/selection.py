@@ -6,7 +6,7 @@ Shapes: N candidates of a picture, K classes, M boxes that are told.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torchvision.ops import batched_nms
@@ -25,17 +25,27 @@ class Limits:
     """Boxes of a picture at most."""
 
 
-def select(
-    boxes_N4: torch.Tensor, scores_NK: torch.Tensor, how: Literal["nms", "top_k"], limits: Limits
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return boxes_M4, scores_M and labels_M of a picture, the surest first. `how` is `Detector.selection`."""
+class Selection(NamedTuple):
+    boxes: torch.Tensor
+    """M4."""
+    scores: torch.Tensor
+    """M."""
+    labels: torch.Tensor
+    """M."""
+    candidates: torch.Tensor
+    """M: the candidate of each box."""
+
+
+def select(boxes_N4: torch.Tensor, scores_NK: torch.Tensor, how: Literal["nms", "top_k"], limits: Limits) -> Selection:
+    """Return what is told of a picture, the surest first. `how` is `Detector.selection`."""
     classes = scores_NK.shape[1]
     flat = scores_NK.flatten()
     sure = (flat >= limits.score).nonzero()[:, 0]
     scores, order = flat[sure].sort(descending=True, stable=True)
     scores, pairs = scores[:_LOOKED_AT], sure[order[:_LOOKED_AT]]
-    boxes, labels = boxes_N4[pairs // classes], pairs % classes
+    candidates, labels = pairs // classes, pairs % classes
+    kept: torch.Tensor | slice = slice(None)
     if how == "nms":
-        kept = batched_nms(boxes.float(), scores.float(), labels, limits.iou)
-        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
-    return boxes[: limits.boxes], scores[: limits.boxes], labels[: limits.boxes]
+        kept = batched_nms(boxes_N4[candidates].float(), scores.float(), labels, limits.iou)
+    candidates, scores, labels = (part[kept][: limits.boxes] for part in (candidates, scores, labels))
+    return Selection(boxes_N4[candidates], scores, labels, candidates)

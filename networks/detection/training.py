@@ -24,18 +24,15 @@ from ..registry import get_network
 from ..training import FOLDER, Request, Settings
 from .data import Batch, TrainingBatches
 from .detector import Candidates, Detector
-from .metrics import Detections, score, truths
+from .metrics import Detections, kpi_of, truths
 from .model import Record, build, load_model, save_model, start_from
-from .pictures import Pictures, require_objects
+from .pictures import Pictures, require_masks, require_objects
 from .plans import Recipe, recipe_of, settings_of
 from .predictions import detections, pictures_of
 from .yolo_anchors import with_anchors
 
 #: Largest side of an input that is chosen by the pictures.
 _LARGEST = 512
-
-#: What training measures besides the loss.
-_MEASURED = ("mAP50", "mAP")
 
 
 def train(request: Request, reporter: Reporter) -> Output:
@@ -60,6 +57,7 @@ class Learner:
         require_objects(index, "training")
         self.digest = index.digest
         model, self.record = _start(request, recipe, index, reporter)
+        self._measured = tuple(name for name in get_network(self.record.network).training_metrics if name != "loss")
         self.device = device
         self.model: nn.Module = model.to(device)
         if device.type == "cuda":
@@ -80,9 +78,11 @@ class Learner:
             evaluation = open_box_index(request.eval_data)
             require_objects(evaluation, "evaluation")
             self._evaluation = self._read(evaluation, "evaluation", recipe)
-            self._truth = truths(evaluation, self.record.classes)
+            self._truth = truths(evaluation, self.record.classes, masks=self.record.mask_side > 0)
 
     def _read(self, index: BoxIndex, role: str, recipe: Recipe) -> Pictures:
+        if self.record.mask_side:
+            require_masks(index, role)
         return pictures_of(index, self.record, role=role, cache_mb=recipe.reading.cache_mb)
 
     @property
@@ -126,15 +126,15 @@ class Learner:
             candidates = side_by_side(cast(Candidates, detector(inputs)))
             found.update(detections(candidates, numbers, pictures, self.record, self._limits))
         loss, count = ranks.sum(sums).tolist()
-        measured = torch.zeros(len(_MEASURED), dtype=torch.float64, device=self.device)
+        measured = torch.zeros(len(self._measured), dtype=torch.float64, device=self.device)
         parts = ranks.gather(found)
         if ranks.is_first:
             all_found = {i: one for part in parts for i, one in part.items()}
-            kpi = score(self._truth, [all_found[i] for i in range(len(pictures))], self.record.classes).kpi
-            measured += torch.tensor([kpi[name] for name in _MEASURED], device=self.device)
+            kpi = kpi_of(self._truth, [all_found[i] for i in range(len(pictures))], self.record.classes)
+            measured += torch.tensor([kpi[name] for name in self._measured], device=self.device)
         # why a sum: the others add zeros, and get to know.
         values = ranks.sum(measured).tolist()
-        return {**dict(zip(_MEASURED, values, strict=True)), "loss": loss / count}
+        return {**dict(zip(self._measured, values, strict=True)), "loss": loss / count}
 
     def save_weights(self, path: Path, state: dict[str, torch.Tensor], epoch: int, metrics: dict[str, float]) -> None:
         save_model(path, state, self.record.model_copy(update={"epoch": epoch, "metrics": metrics}))

@@ -76,6 +76,14 @@ def boxed_scenes(root: Path) -> ContractData:
     return ContractData(labelled=root / "labelled", unlabelled=root / "unlabelled")
 
 
+def masked_objects(root: Path) -> ContractData:
+    write_digit_scenes(root / "raw", "coco", pictures=12, size=(64, 64))
+    kind = "instance_segmentation"
+    build_box_index(root / "raw", "coco", root / "labelled", type=kind)
+    build_box_index(root / "raw" / "images", "raw", root / "unlabelled", type=kind)
+    return ContractData(labelled=root / "labelled", unlabelled=root / "unlabelled")
+
+
 #: By type of data and the first format that a network reads.
 CONTRACT_DATA: dict[tuple[str, str], Callable[[Path], ContractData]] = {
     ("image_classification", "default"): class_folders,
@@ -83,4 +91,5 @@ CONTRACT_DATA: dict[tuple[str, str], Callable[[Path], ContractData]] = {
     ("semantic_segmentation", "unet"): masked_scenes,
     ("object_detection", "kitti"): boxed_scenes,
     ("object_detection", "coco"): boxed_scenes,
+    ("instance_segmentation", "coco"): masked_objects,
 }

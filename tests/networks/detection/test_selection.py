@@ -13,7 +13,7 @@ A, NEAR_A, B = [10.0, 10.0, 50.0, 50.0], [12.0, 10.0, 52.0, 50.0], [60.0, 60.0, 
 
 def chosen(edges: list[list[float]], scores: list[list[float]], how="nms", **limits: float) -> list[tuple[int, float]]:
     """Return labels and scores of what is told."""
-    _, sure, labels = select(torch.tensor(edges), torch.tensor(scores), how, Limits(**limits))
+    _, sure, labels, _ = select(torch.tensor(edges), torch.tensor(scores), how, Limits(**limits))
     return [(label, round(score, 3)) for label, score in zip(labels.tolist(), sure.tolist(), strict=True)]
 
 
