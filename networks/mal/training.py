@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ...datasets.box_index import BoxIndex, open_box_index
+from ...datasets.boxes import RunLengths
 from ...schemas.actions import Action
-from ...schemas.errors import DatasetError
 from ...schemas.reporting import Reporter
 from ...schemas.results import Output
 from .. import training
@@ -24,11 +24,11 @@ from ..registry import get_network
 from ..training import FOLDER, Request, Settings
 from .crops import Batch, Crops, TrainingBatches, boxes_of_size, require_boxes
 from .losses import crf_loss, mean_field, mil_loss
+from .masks import make, overlap, true_masks
 from .model import NETWORK, Record, at_size, build, save_model, start_from
 from .network import MaskLabeller
 from .plans import field_of, settings_of
 from .spec import TrainSpec
-from .truth import TrueMasks, overlap
 
 
 def train(request: Request, reporter: Reporter) -> Output:
@@ -81,13 +81,14 @@ class Learner:
             ranks=ranks,
             workers=data.workers,
         )
+        self._momentum = spec.model.teacher_momentum
         self._field = field_of(spec.train)
         half = settings.max_epochs * self.steps_per_epoch / 2
         self._mil_steps, self._crf_steps = (
             max(1.0, min(half, steps)) for steps in (spec.train.loss_mil_step, spec.train.loss_crf_step)
         )
         self._evaluation: Crops | None = None
-        self._truth: TrueMasks | None = None
+        self._truth: list[RunLengths] | None = None
         if request.eval_data is not None:
             self._read_evaluation(open_box_index(request.eval_data), data.crop_size, data.cache_mb)
 
@@ -95,7 +96,7 @@ class Learner:
         require_boxes(index, "evaluation")
         self._evaluation = Crops(index, np.flatnonzero(~index.is_ignored), size, cache_mb)
         if self._train.metric != "loss":
-            self._truth = TrueMasks(index)
+            self._truth = true_masks(index, "Use a set with masks, or set train.metric to loss, or give none at all.")
 
     @property
     def image_count(self) -> int:
@@ -120,7 +121,7 @@ class Learner:
         train, network = self._train, cast(MaskLabeller, self.model)
         images, boxes = self._input(batch)
         shares = [((network.steps + 1) / steps).clamp(max=1.0) for steps in (self._mil_steps, self._crf_steps)]
-        network.follow(self.record.teacher_momentum)
+        network.follow(self._momentum)
         logits = model(images, boxes)
         found = logits.float().sigmoid()
         small = _small(boxes, found)
@@ -151,12 +152,10 @@ class Learner:
             sums[0] += mil_loss(found, _small(boxes, found)).sum().double()
             sums[1] += len(numbers)
             if self._truth is not None:
-                whole = (at_size(found, boxes.shape[-2:]) * boxes).cpu()
-                ious = [
-                    overlap(probability, window, self.record.threshold, self._truth[int(crops.rows[number])])
-                    for probability, window, number in zip(whole, windows, numbers, strict=True)
-                ]
-                sums[2] += sum(ious)
+                whole = at_size(found, boxes.shape[-2:]) * boxes
+                made = make(whole, windows, crops, numbers, self.record.threshold)
+                truth = [self._truth[row] for row in crops.rows[numbers]]
+                sums[2] += sum(overlap(one.mask, other) for one, other in zip(made, truth, strict=True))
         loss, count, iou = ranks.sum(sums).tolist()
         found_iou = {} if self._truth is None else {"mIoU": iou / count}
         return {**found_iou, "loss": loss / count}
@@ -169,3 +168,41 @@ class Learner:
         if self.device.type == "cuda":
             images = images.contiguous(memory_format=torch.channels_last)
         return images, batch.boxes.to(self.device, non_blocking=True).float()
+
+
+def _small(values: torch.Tensor, masks_BHW: torch.Tensor) -> torch.Tensor:
+    """Return boxes (BHW) or pixels (BCHW) of crops at the size of masks."""
+    size = masks_BHW.shape[-2:]
+    if values.ndim == 4:
+        return nn.functional.interpolate(values, size=size, mode="area")
+    return (nn.functional.interpolate(values[:, None], size=size, mode="area")[:, 0] >= 0.5).float()
+
+
+def _start(
+    request: Request, spec: TrainSpec, index: BoxIndex, reporter: Reporter
+) -> tuple[MaskLabeller, Record]:
+    """Return the network before its first step: from base weights, or random."""
+    model, data = spec.model, spec.dataset
+    record = Record(
+        network=NETWORK,
+        backbone=model.arch,
+        classes=index.classes,
+        channels=3,
+        width=data.crop_size,
+        height=data.crop_size,
+        mean=per_channel(data.mean, 3),
+        std=per_channel(data.std, 3),
+        mask_head_num_convs=model.mask_head_num_convs,
+        mask_head_hidden_channel=model.mask_head_hidden_channel,
+        mask_head_out_channel=model.mask_head_out_channel,
+        mask_scale_ratio=model.mask_scale_ratio,
+        vit_dpr=model.vit_dpr,
+        margin=sum(spec.train.test_margin_rate) / 2,
+        threshold=spec.train.mask_thres,
+    )
+    if request.weights is None:
+        return build(record)
+    network, record, sentence = start_from(request.weights, record)
+    if newest_checkpoint(request.out / FOLDER) is None:
+        reporter.log(sentence)
+    return network, record
