@@ -46,7 +46,7 @@ def mean_field(masks_BHW: torch.Tensor, images_B3HW: torch.Tensor, field: Field)
     """Return how likely each pixel is of the object, when its neighbours are asked too.
 
     `images_B3HW` are from 0 to 1. This is the mean-field approximation: every pixel follows the mean of its neighbours,
-    all at once, until none moves.
+    all at once.
     """
     own = torch.logit(masks_BHW, eps=_TINY)
     ties_BKHW = _ties(images_B3HW, field)
@@ -54,11 +54,7 @@ def mean_field(masks_BHW: torch.Tensor, images_B3HW: torch.Tensor, field: Field)
     for _ in range(field.iterations):
         # why a half: beyond the edge of the crop nobody knows.
         around = _neighbours(likely[:, None], field.kernel, 0.5)[:, 0]
-        moved = torch.sigmoid(own + (ties_BKHW * (2 * around - 1)).sum(dim=1))
-        is_settled = bool((moved - likely).abs().max() < 1e-3)
-        likely = moved
-        if is_settled:
-            break
+        likely = torch.sigmoid(own + (ties_BKHW * (2 * around - 1)).sum(dim=1))
     return likely
 
 

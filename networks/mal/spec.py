@@ -205,8 +205,7 @@ class Train(Spec):
     )
     crf_kernel_size: Literal[3, 5, 7] = parameter(3, description="Side in pixels of a pixel's neighbourhood.")
     crf_num_iter: int = parameter(
-        100, description="Rounds in which pixels follow their neighbours; it ends before that when none does any more.",
-        ge=1, le=1000
+        20, description="Rounds in which every pixel follows its neighbours.", ge=1, le=1000
     )
     crf_value_high_thres: float = parameter(
         0.9, description="Pixels this sure after these rounds are taken for the object.", ge=0.5, lt=1
