@@ -39,19 +39,25 @@ class Schedule:
     max_epochs: int
     warmup_epochs: float = 0.0
     min_ratio: float = 0.0
+    warmup_steps: int = 0
+    """The longer one of the two warm-ups counts."""
     step_epochs: tuple[int, ...] = ()
     gamma: float = 0.1
+    drops: tuple[tuple[int, float], ...] = ()
+    """Steps, rising, and the share of the peak from each of them on; they win over `step_epochs`."""
 
     def lr(self, step: int) -> float:
         """Return the rate for step `step`, counted from 0 over all epochs."""
         total = self.max_epochs * self.steps_per_epoch
         # why: a warm-up longer than half of a short training would leave nothing of it.
-        warmup = min(self.warmup_epochs * self.steps_per_epoch, total / 2)
+        warmup = min(max(self.warmup_epochs * self.steps_per_epoch, self.warmup_steps), total / 2)
         if step < warmup:
             return self.peak * (step + 1) / (warmup + 1)
         match self.policy:
             case "constant":
                 return self.peak
+            case "step" if self.drops:
+                return self.peak * next((share for start, share in reversed(self.drops) if step >= start), 1.0)
             case "step":
                 drops = self.step_epochs or (round(0.6 * self.max_epochs), round(0.85 * self.max_epochs))
                 passed = sum(step >= epoch * self.steps_per_epoch for epoch in drops)

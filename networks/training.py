@@ -87,8 +87,10 @@ class Settings:
     policy: Literal["cosine", "step", "constant", "poly"]
     warmup_epochs: float
     min_lr_ratio: float = 0.0
+    warmup_steps: int = 0
     step_epochs: tuple[int, ...] = ()
     gamma: float = 0.1
+    drops: tuple[tuple[int, float], ...] = ()
     evaluation_interval: int = 1
     checkpoint_interval: int = 10
     checkpoint_minutes: float = 10.0
@@ -165,8 +167,10 @@ def run(request: Request, settings: Settings, reporter: Reporter, ranks: Ranks, 
             max_epochs=settings.max_epochs,
             warmup_epochs=settings.warmup_epochs,
             min_ratio=settings.min_lr_ratio,
+            warmup_steps=settings.warmup_steps,
             step_epochs=settings.step_epochs,
             gamma=settings.gamma,
+            drops=settings.drops,
         )
         plan = Plan(
             max_epochs=settings.max_epochs,

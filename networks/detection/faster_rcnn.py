@@ -9,6 +9,7 @@ Shapes: B pictures, C channels, H height, W width, N proposals of a picture, R p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,14 +33,11 @@ from .pictures import Target
 
 _STRIDES = (8, 16, 32)
 
-#: Those of the maps that the first stage looks at.
-_ALL_STRIDES = (8, 16, 32, 64)
-
 #: Side in strides of the anchors of a map.
 _ANCHOR_SCALE = 4
 
-#: Proposals with this side and more are cut out of the second and of the third map.
-_COARSER_FROM = (112.0, 224.0)
+#: Sides in strides of a map from which on proposals are cut out of it, rather than out of a finer one.
+_COARSER_FROM = 7
 
 #: Best anchors of each map, of which the first stage proposes some.
 _BEST_OF_MAP = 250
@@ -48,62 +46,98 @@ _BEST_OF_MAP = 250
 _WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """What the two stages are made of and how they learn, in the words of no spec in particular."""
+
+    strides: tuple[int, ...] = _STRIDES
+    """Of the maps that proposals are cut out of. The first stage looks at one more, of twice the last stride."""
+    coarser_from: float = _COARSER_FROM
+    feature_size: int
+    head_size: int
+    pool_size: int
+    scales: Sequence[float]
+    """Side in pixels of the anchors of each map, the finest first."""
+    ratios: Sequence[float]
+    """Width by height of the anchors."""
+    proposals: int
+    overlap: float
+    """Of two proposals that overlap more, the better one stays."""
+    training_overlap: float
+    """The same while it learns."""
+    rpn_batch: int
+    rpn_positive: float = 0.5
+    rpn_overlaps: tuple[float, float] = (0.7, 0.3)
+    """Anchors are objects from the first on, and background below the second."""
+    roi_batch: int
+    roi_positive: float = 0.25
+    roi_overlap: float = 0.5
+    """Proposals are objects from here on."""
+    rpn_box_weight: float = 1.0
+    """Of the loss; the next one too."""
+    roi_box_weight: float = 1.0
+
+
 def build(record: Record) -> FasterRCNN:
-    return FasterRCNN(record)
+    config = FasterRcnnConfig.model_validate(record.options)
+    count = len(_STRIDES) + 1
+    scales = config.anchor_box_config.scale or [_ANCHOR_SCALE * _STRIDES[0] * 2**level for level in range(count)]
+    if len(scales) != count:
+        raise SpecError(
+            f"model_config.anchor_box_config.scale has {len(scales)} numbers, and there are {count} feature maps.",
+            hint=f"Give {count} numbers, or none.",
+        )
+    stages = Stages(
+        feature_size=config.feature_size,
+        head_size=config.head_size,
+        pool_size=config.roi_pooling_config.pool_size,
+        scales=scales,
+        ratios=config.anchor_box_config.ratio,
+        proposals=config.rpn_nms_max_boxes,
+        overlap=config.rpn_nms_overlap_threshold,
+        training_overlap=config.rpn_nms_overlap_threshold,
+        rpn_batch=config.rpn_mini_batch,
+        roi_batch=config.roi_mini_batch,
+    )
+    return FasterRCNN(record, stages)
 
 
 class FasterRCNN(Detector):
     is_ordered = False
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, stages: Stages) -> None:
         super().__init__()
-        config = FasterRcnnConfig.model_validate(record.options)
-        scales = config.anchor_box_config.scale or [_ANCHOR_SCALE * stride for stride in _ALL_STRIDES]
-        if len(scales) != len(_ALL_STRIDES):
-            raise SpecError(
-                f"model_config.anchor_box_config.scale has {len(scales)} numbers, and there are {len(_ALL_STRIDES)} "
-                "feature maps.",
-                hint=f"Give {len(_ALL_STRIDES)} numbers, or none.",
-            )
         self._size = record.width, record.height
-        self._count = config.rpn_nms_max_boxes
-        self._overlap = config.rpn_nms_overlap_threshold
-        self.backbone = Features(record.backbone, record.channels, _STRIDES)
+        self._count = stages.proposals
+        self._overlap = stages.overlap
+        self._strides = stages.strides
+        self._box_weights = {"loss_rpn_box_reg": stages.rpn_box_weight, "loss_box_reg": stages.roi_box_weight}
+        self.backbone = Features(record.backbone, record.channels, stages.strides)
         self.pyramid = FeaturePyramidNetwork(
-            self.backbone.channels, config.feature_size, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
+            self.backbone.channels, stages.feature_size, extra_blocks=LastLevelMaxPool(), norm_layer=nn.BatchNorm2d
         )
         generator = AnchorGenerator(
-            sizes=tuple((scale,) for scale in scales),
+            sizes=tuple((scale,) for scale in stages.scales),
             # why: those of the library are height by width.
-            aspect_ratios=(tuple(1 / ratio for ratio in config.anchor_box_config.ratio),) * len(scales),
+            aspect_ratios=(tuple(1 / ratio for ratio in stages.ratios),) * len(stages.scales),
         )
         self.rpn = _FirstStage(
             generator,
-            RPNHead(config.feature_size, len(config.anchor_box_config.ratio)),
-            fg_iou_thresh=0.7,
-            bg_iou_thresh=0.3,
-            batch_size_per_image=config.rpn_mini_batch,
-            positive_fraction=0.5,
+            RPNHead(stages.feature_size, len(stages.ratios)),
+            fg_iou_thresh=stages.rpn_overlaps[0],
+            bg_iou_thresh=stages.rpn_overlaps[1],
+            batch_size_per_image=stages.rpn_batch,
+            positive_fraction=stages.rpn_positive,
             pre_nms_top_n={"training": 2000, "testing": 1000},
             post_nms_top_n={"training": 1000, "testing": 1000},
-            nms_thresh=self._overlap,
+            nms_thresh=stages.training_overlap,
         )
-        pool_size = config.roi_pooling_config.pool_size
-        self.roi_heads = RoIHeads(
-            _Pooling(pool_size),
-            TwoMLPHead(config.feature_size * pool_size**2, config.head_size),
-            FastRCNNPredictor(config.head_size, len(record.classes) + 1),
-            fg_iou_thresh=0.5,
-            bg_iou_thresh=0.5,
-            batch_size_per_image=config.roi_mini_batch,
-            positive_fraction=0.25,
-            bbox_reg_weights=_WEIGHTS,
-            score_thresh=0.0,
-            nms_thresh=0.5,
-            detections_per_img=self._count,
-        )
+        self.roi_heads = self._second_stage(record, stages)
         self.anchors_N4: torch.Tensor
         self.register_buffer("anchors_N4", self._anchors(record, generator), persistent=False)
+
+    def _second_stage(self, record: Record, stages: Stages) -> RoIHeads:
+        return RoIHeads(**second_stage(record, stages))
 
     @torch.no_grad()
     def _anchors(self, record: Record, generator: AnchorGenerator) -> torch.Tensor:
@@ -122,13 +156,12 @@ class FasterRCNN(Detector):
         maps = self._maps(inputs_BCHW)
         if targets is not None:
             return self._loss(inputs_BCHW, maps, targets)
-        proposals_BN4 = self._propose(list(maps.values()))
-        numbers = torch.arange(proposals_BN4.shape[0], device=proposals_BN4.device)
-        rois_R5 = torch.cat(
-            [numbers[:, None, None].expand(-1, proposals_BN4.shape[1], 1).to(proposals_BN4.dtype), proposals_BN4], dim=2
-        ).flatten(0, 1)
+        return self._candidates(list(maps.values()))
+
+    def _candidates(self, maps: Sequence[torch.Tensor]) -> Candidates:
+        proposals_BN4 = self._propose(maps)
         logits, codes = self.roi_heads.box_predictor(
-            self.roi_heads.box_head(self.roi_heads.box_roi_pool.cut(list(maps.values()), rois_R5))
+            self.roi_heads.box_head(self.roi_heads.box_roi_pool.cut(maps, rois(proposals_BN4)))
         )
         scores_BNK = logits.float().softmax(dim=1)[:, 1:].unflatten(0, (-1, self._count))
         codes_BNK4 = codes.float().unflatten(1, (-1, 4))[:, 1:].unflatten(0, (-1, self._count))
@@ -177,7 +210,8 @@ class FasterRCNN(Detector):
         for target in targets:
             objects = target.of(~target.is_ignored & (target.labels >= 0))
             # why plus one: the first class is the background.
-            wanted.append({"boxes": objects.boxes, "labels": objects.labels + 1, "ignored": ignored_regions(target)})
+            found = {"boxes": objects.boxes, "labels": objects.labels + 1, "ignored": ignored_regions(target)}
+            wanted.append(found if objects.masks is None else {**found, "masks": objects.masks})
         was_training = self.training
         # why: the library computes losses in training alone, and here they are asked for in evaluation too.
         self.rpn.train(), self.roi_heads.train()
@@ -188,13 +222,13 @@ class FasterRCNN(Detector):
             kept[0] = proposals[0][:1]
         _, second = self.roi_heads(maps, kept, sizes, wanted)
         self.rpn.train(was_training), self.roi_heads.train(was_training)
-        return torch.stack([*first.values(), *second.values()]).sum()
+        losses = {**first, **second}
+        return torch.stack([loss * self._box_weights.get(name, 1.0) for name, loss in losses.items()]).sum()
 
     def traced(self, inputs_BCHW: torch.Tensor) -> object:
-        maps = self._maps(inputs_BCHW)
-        size = self.roi_heads.box_roi_pool.size
-        cut = sum(F.adaptive_avg_pool2d(maps[str(level)], size) for level in range(len(_STRIDES)))
-        return self.rpn.head(list(maps.values())), self.roi_heads.box_predictor(self.roi_heads.box_head(cut))
+        maps = list(self._maps(inputs_BCHW).values())
+        cut = self.roi_heads.box_roi_pool.traced(maps)
+        return self.rpn.head(maps), self.roi_heads.box_predictor(self.roi_heads.box_head(cut))
 
     def fixed_layers(self) -> list[nn.Module]:
         predictor = self.roi_heads.box_predictor
@@ -214,12 +248,38 @@ class _FirstStage(RegionProposalNetwork):
         return labels, boxes
 
 
-class _Pooling(nn.Module):
+def second_stage(record: Record, stages: Stages) -> dict[str, Any]:
+    """Return what the second stage of the library is made with."""
+    return {
+        "box_roi_pool": Pooling(stages.pool_size, stages),
+        "box_head": TwoMLPHead(stages.feature_size * stages.pool_size**2, stages.head_size),
+        "box_predictor": FastRCNNPredictor(stages.head_size, len(record.classes) + 1),
+        "fg_iou_thresh": stages.roi_overlap,
+        "bg_iou_thresh": stages.roi_overlap,
+        "batch_size_per_image": stages.roi_batch,
+        "positive_fraction": stages.roi_positive,
+        "bbox_reg_weights": _WEIGHTS,
+        "score_thresh": 0.0,
+        "nms_thresh": 0.5,
+        "detections_per_img": stages.proposals,
+    }
+
+
+def rois(boxes_BN4: torch.Tensor) -> torch.Tensor:
+    """Return boxes as R5: number of the picture, left, top, right, bottom."""
+    numbers = torch.arange(boxes_BN4.shape[0], device=boxes_BN4.device)
+    numbers_BN1 = numbers[:, None, None].expand(-1, boxes_BN4.shape[1], 1).to(boxes_BN4.dtype)
+    return torch.cat([numbers_BN1, boxes_BN4], dim=2).flatten(0, 1)
+
+
+class Pooling(nn.Module):
     """Cuts proposals out of the map of their size: out of all maps, and takes the one; so that a graph can do it."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, stages: Stages) -> None:
         super().__init__()
-        self.size = size
+        self._size = size
+        self._strides = stages.strides
+        self._coarser_from = [stages.coarser_from * stride for stride in stages.strides[1:]]
 
     def forward(self, maps: dict[str, torch.Tensor], boxes: list[torch.Tensor], sizes: Any) -> torch.Tensor:
         """Return the same as `cut`, for the library."""
@@ -227,15 +287,20 @@ class _Pooling(nn.Module):
         return self.cut(list(maps.values()), torch.cat([torch.cat(numbers), torch.cat(boxes)], dim=1))
 
     def cut(self, maps: Sequence[torch.Tensor], rois_R5: torch.Tensor) -> torch.Tensor:
-        """Return features of shape RCHW of rois: number of the picture, left, top, right, bottom."""
+        """Return features of shape RCHW of rois, see `rois`."""
         side_R = ((rois_R5[:, 3] - rois_R5[:, 1]) * (rois_R5[:, 4] - rois_R5[:, 2])).clamp(min=0.0).sqrt()
-        level_R = (side_R >= _COARSER_FROM[0]).to(torch.int64) + (side_R >= _COARSER_FROM[1]).to(torch.int64)
+        level_R = torch.stack([(side_R >= least).to(torch.int64) for least in self._coarser_from]).sum(dim=0)
         found: Any = 0
-        for level, stride in enumerate(_STRIDES):
+        for level, stride in enumerate(self._strides):
             cut_RCHW = roi_align(
-                maps[level].float(), rois_R5, self.size, spatial_scale=1 / stride, sampling_ratio=2, aligned=True
+                maps[level].float(), rois_R5, self._size, spatial_scale=1 / stride, sampling_ratio=2, aligned=True
             )
             found = found + cut_RCHW * (level_R == level)[:, None, None, None]
+        return found
+
+    def traced(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return features of the shape of those that are cut, in a way that pruning can follow."""
+        found: Any = sum(F.adaptive_avg_pool2d(features, self._size) for features in maps[: len(self._strides)])
         return found
 
 

@@ -27,6 +27,7 @@ _MODULES: Final = {
     "dssd": "ssd",
     "retinanet": "retinanet",
     "faster_rcnn": "faster_rcnn",
+    "mask_rcnn": "mask_rcnn",
     "yolo_v3": "yolo_models",
     "yolo_v4": "yolo_models",
     "yolo_v4_tiny": "yolo_models",

@@ -13,6 +13,7 @@ from . import spec_v5 as v5
 from .augmentation import Augmentation
 from .efficientdet_spec import EfficientDetTf2TrainSpec
 from .geometry import Resizing
+from .mask_rcnn_spec import MaskAugmentation, MaskRcnnTrainSpec
 from .selection import Limits
 
 _TOLD = ("mAP50", "loss")
@@ -60,6 +61,8 @@ def recipe_of(spec: Spec) -> Recipe:
             limits=limits_of(spec.nms_config),
             **_reading(spec.dataset_config, spec.augmentation_config),
         )
+    if isinstance(spec, MaskRcnnTrainSpec):
+        return _recipe_of_masks(spec)
     if isinstance(spec, EfficientDetTf2TrainSpec):
         network, batch_size = "efficientdet_tf2", spec.train.batch_size
     else:
@@ -76,24 +79,51 @@ def recipe_of(spec: Spec) -> Recipe:
     )
 
 
+def _recipe_of_masks(spec: MaskRcnnTrainSpec) -> Recipe:
+    data = spec.data_config
+    height, width = data.image_size or (0, 0)
+    return Recipe(
+        network="mask_rcnn",
+        backbone=spec.maskrcnn_config.backbone,
+        options=spec.maskrcnn_config.model_dump(),
+        width=width,
+        height=height,
+        channels=3,
+        resizing=_resizing(data),
+        reading=data,
+        augmentation=_augmentation(spec.augmentation_config) if data.augment_input_data else Augmentation(),
+        batch_size=spec.train_batch_size,
+        limits=limits_of(spec.nms_config),
+        most_classes=data.num_classes or None,
+    )
+
+
+def _resizing(data: v4.DatasetConfig) -> Resizing:
+    return "letterbox" if data.keep_aspect_ratio else "stretch"
+
+
 def _reading(data: v4.DatasetConfig, changes: v4.AugmentationConfig) -> dict[str, Any]:
     return {
         "width": changes.output_width,
         "height": changes.output_height,
         "channels": changes.output_channel,
-        "resizing": "letterbox" if data.keep_aspect_ratio else "stretch",
+        "resizing": _resizing(data),
         "reading": data,
-        "augmentation": Augmentation(
-            flip=changes.horizontal_flip,
-            zoom=changes.zoom,
-            mosaic=changes.mosaic_prob,
-            brightness=changes.brightness,
-            contrast=changes.contrast,
-            saturation=changes.saturation,
-            hue=changes.hue,
-            min_visible=changes.min_visible,
-        ),
+        "augmentation": _augmentation(changes),
     }
+
+
+def _augmentation(changes: v4.AugmentationConfig | MaskAugmentation) -> Augmentation:
+    return Augmentation(
+        flip=changes.horizontal_flip,
+        zoom=changes.zoom,
+        mosaic=changes.mosaic_prob,
+        brightness=changes.brightness,
+        contrast=changes.contrast,
+        saturation=changes.saturation,
+        hue=changes.hue,
+        min_visible=changes.min_visible,
+    )
 
 
 def limits_of(nms: v4.NmsConfig) -> Limits:
@@ -127,6 +157,8 @@ def settings_of(spec: Spec) -> Settings:
     """Return what the loop has to know."""
     if isinstance(spec, v4.TrainSpec):
         return _settings_v4(spec)
+    if isinstance(spec, MaskRcnnTrainSpec):
+        return _settings_of_masks(spec)
     if isinstance(spec, EfficientDetTf2TrainSpec):
         train, rates, optimizer = spec.train, spec.train.lr_schedule, spec.train.optimizer
         return Settings(
@@ -194,4 +226,33 @@ def _settings_v4(spec: v4.TrainSpec) -> Settings:
         patience=config.early_stopping.patience,
         min_delta=config.early_stopping.min_delta,
         grad_clip=config.grad_clip,
+    )
+
+
+def _settings_of_masks(spec: MaskRcnnTrainSpec) -> Settings:
+    steps = map(round, spec.learning_rate_steps)
+    drops = tuple(zip(steps, spec.learning_rate_decay_levels, strict=False))
+    return Settings(
+        max_epochs=spec.num_epochs,
+        metric=spec.eval_config.metric,
+        maximize=spec.eval_config.metric != "loss",
+        told_metrics=("mask_mAP50", *_TOLD),
+        num_gpus=spec.gpus,
+        seed=spec.seed,
+        deterministic=spec.deterministic,
+        precision=spec.precision,
+        optimizer=spec.optimizer,
+        lr=spec.init_learning_rate,
+        weight_decay=spec.l2_weight_decay,
+        momentum=spec.momentum,
+        policy="step" if drops else "cosine",
+        warmup_epochs=0.0 if spec.warmup_steps else 0.1 * spec.num_epochs,
+        warmup_steps=spec.warmup_steps,
+        min_lr_ratio=0.01,
+        drops=drops,
+        evaluation_interval=spec.eval_config.validation_period_during_training,
+        checkpoint_interval=spec.checkpoint_interval,
+        patience=spec.early_stopping.patience,
+        min_delta=spec.early_stopping.min_delta,
+        grad_clip=spec.grad_clip,
     )

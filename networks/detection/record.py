@@ -14,6 +14,7 @@ from . import (
     detr_spec,
     efficientdet_spec,
     faster_rcnn_spec,
+    mask_rcnn_spec,
     retinanet_spec,
     spec_v5,
     ssd_spec,
@@ -212,11 +213,49 @@ FASTER_RCNN = replace(
     ),
 )
 
+_OF_BOXES = SSD.metrics[:-1]
+
+MASK_RCNN = replace(
+    FASTER_RCNN,
+    name="mask_rcnn",
+    family="instance segmentation",
+    dataset_type="instance_segmentation",
+    dataset_formats=("coco", "raw", "coco_raw"),
+    specs=_specs(mask_rcnn_spec.MaskRcnnTrainSpec),
+    key_metric="mask_mAP50",
+    metrics=("mask_mAP50", *(f"mask_{name}" for name in _OF_BOXES if name != "mAP50"), *_OF_BOXES, "loss"),
+    training_metrics={"mask_mAP50": True, "mask_mAP": True, **SSD.training_metrics},
+    epochs_parameter="num_epochs",
+    implementation=f"{_ACTIONS}:MASK_RCNN",
+    library="torchvision.models.detection.mask_rcnn on timm.create_model",
+    quick={
+        Action.TRAIN: {
+            "maskrcnn_config": {
+                "arch": "test_resnet",
+                "anchor_scale": 4.0,
+                "feature_size": 32,
+                "fast_rcnn_mlp_head_dim": 64,
+                "mask_head_dim": 32,
+                "mask_head_layers": 2,
+                "mrcnn_resolution": 16,
+                "test_rpn_post_nms_topn": 30,
+                "batch_size_per_im": 32,
+            },
+            "data_config": {"workers": 0, "augment_input_data": False},
+            "train_batch_size": 6,
+            "deterministic": True,
+            "precision": "fp32",
+        },
+        Action.PRUNE: FASTER_RCNN.quick[Action.PRUNE],
+    },
+)
+
 DETECTORS = (
     SSD,
     DSSD,
     RETINANET,
     FASTER_RCNN,
+    MASK_RCNN,
     YOLO_V3,
     YOLO_V4,
     YOLO_V4_TINY,

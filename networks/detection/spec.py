@@ -15,7 +15,7 @@ from ..reading_spec import Reading
 Metric = Literal["mAP50", "mAP", "loss"]
 
 
-def _numbers(value: object) -> object:
+def numbers(value: object) -> object:
     """Return the list that clients of the v4 document write as text, `"[1.0, 1.0/3.0]"`."""
     if not isinstance(value, str):
         return value
@@ -30,7 +30,7 @@ def _numbers(value: object) -> object:
 
 
 #: Positive numbers, also as text with fractions.
-Numbers = Annotated[list[Annotated[float, Field(gt=0, le=10000)]], BeforeValidator(_numbers)]
+Numbers = Annotated[list[Annotated[float, Field(gt=0, le=10000)]], BeforeValidator(numbers)]
 
 
 class Architecture(Spec):

@@ -20,6 +20,13 @@ def test_steps_lower_the_rate_where_they_are_told() -> None:
     assert [schedule.lr(5 * epoch) for epoch in range(6)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
 
 
+def test_drops_are_counted_in_steps_of_the_training() -> None:
+    drops = (4, 0.5), (6, 0.1)
+    schedule = Schedule(policy="step", peak=2.0, steps_per_epoch=5, max_epochs=2, warmup_steps=2, drops=drops)
+    rates = [schedule.lr(step) for step in range(10)]
+    assert rates == pytest.approx([2 / 3, 4 / 3, 2, 2, 1, 1, 0.2, 0.2, 0.2, 0.2])
+
+
 def test_a_warm_up_longer_than_the_training_leaves_half_of_it() -> None:
     schedule = Schedule(policy="constant", peak=1.0, steps_per_epoch=10, max_epochs=1, warmup_epochs=5)
     assert [schedule.lr(step) for step in (5, 9)] == [1.0, 1.0]
