@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -108,9 +110,7 @@ def infer(look: Inference, *, model: Path, data: Path, out: Path, reporter: Repo
     )
 
 
-def _make_all(
-    labeller: Labeller, crops: Crops, batch_size: int, reporter: Reporter
-) -> tuple[list[Made], float]:
+def _make_all(labeller: Labeller, crops: Crops, batch_size: int, reporter: Reporter) -> tuple[list[Made], float]:
     """Return the mask of each box, and the mean loss of rows and columns."""
     record = labeller.record
     made: list[Made] = []
@@ -128,14 +128,13 @@ def _make_all(
 
 
 def _by_picture(crops: Crops, made: list[Made]) -> list[Detections]:
-    index, pictures = crops.index, crops.index.images[crops.rows]
+    index = crops.index
+    starts = np.searchsorted(index.images[crops.rows], np.arange(len(index) + 1)).tolist()
     found = []
-    for image in range(len(index)):
-        here = np.flatnonzero(pictures == image)
-        rows = crops.rows[here]
-        scores = np.array([made[number].score for number in here], np.float32)
-        masks = tuple(made[number].mask for number in here)
-        found.append(Detections(index.edges[rows], scores, index.box_labels[rows], masks))
+    for start, end in pairwise(starts):
+        rows, here = crops.rows[start:end], made[start:end]
+        scores = np.array([one.score for one in here], np.float32)
+        found.append(Detections(index.edges[rows], scores, index.box_labels[rows], tuple(one.mask for one in here)))
     return found
 
 
@@ -148,19 +147,19 @@ def _labelled(crops: Crops, made: list[Made], root: Path) -> BoxSet:
         rows = index.of(image)
         name = PurePosixPath(index.path(image).removeprefix("images/"))
         boxes = tuple(_box(index, row, new.get(row)) for row in range(rows.start, rows.stop))
-        size = {"width": int(index.widths[image]), "height": int(index.heights[image])}
-        pictures.append(Picture(path=name, name=name, boxes=boxes, **size))
+        width, height = int(index.widths[image]), int(index.heights[image])
+        pictures.append(Picture(path=name, name=name, width=width, height=height, boxes=boxes))
     return BoxSet(root=root, pictures=tuple(pictures), classes=tuple(BoxClass(name=name) for name in index.classes))
 
 
 def _box(index: BoxIndex, row: int, made: Made | None) -> Box:
     x1, y1, x2, y2 = (round(float(edge), 3) for edge in index.edges[row])
-    known = {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "label": int(index.box_labels[row])}
+    plain = Box(x1=x1, y1=y1, x2=x2, y2=y2, label=int(index.box_labels[row]))
     if made is None:
-        return Box(**known, crowd=bool(index.is_crowd[row]), area=float(index.areas[row]), mask=index.mask(row))
+        return replace(plain, crowd=bool(index.is_crowd[row]), area=float(index.areas[row]), mask=index.mask(row))
     if made.score == 0:
-        return Box(**known)
-    return Box(**known, area=float(unpack(made.mask).sum()), mask=made.mask, score=round(made.score, 5))
+        return plain
+    return replace(plain, area=float(unpack(made.mask).sum()), mask=made.mask, score=round(made.score, 5))
 
 
 def _draw_all(index: BoxIndex, found: list[Detections], folder: Path) -> list[Path]:

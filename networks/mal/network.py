@@ -104,14 +104,15 @@ class MaskLabeller(nn.Module):
 
 
 def _backbone(arch: str, size: int, drop_path: float) -> Any:
-    # why asked for and not told: models differ in what they can be told.
-    for options in ({"img_size": size}, {}):
-        for more in ({"drop_path_rate": drop_path}, {}) if drop_path else ({},):
-            try:
-                return timm.create_model(arch, features_only=True, pretrained=False, **options, **more)
-            except TypeError:
-                continue
-    raise ValueError("it gives no maps of features")
+    wanted: dict[str, Any] = {"img_size": size, "drop_path_rate": drop_path}
+    # why tried and not looked up: models differ in what they can be told, and say so only by refusing it.
+    for names in (("img_size", "drop_path_rate"), ("drop_path_rate",), ("img_size",)):
+        options: dict[str, Any] = {name: wanted[name] for name in names}
+        try:
+            return timm.create_model(arch, features_only=True, pretrained=False, **options)
+        except TypeError:
+            continue
+    return timm.create_model(arch, features_only=True, pretrained=False)
 
 
 def _convolution(channels: int) -> nn.Sequential:

@@ -201,12 +201,15 @@ class Train(Spec):
         log=True,
     )
     crf_omega: float = parameter(
-        2.0, description="How strongly pixels of one colour hold together.", ge=0, le=100, automl=True, search=(0.5, 4.0)
+        2.0,
+        description="How strongly pixels of one colour hold together.",
+        ge=0,
+        le=100,
+        automl=True,
+        search=(0.5, 4.0),
     )
     crf_kernel_size: Literal[3, 5, 7] = parameter(3, description="Side in pixels of a pixel's neighbourhood.")
-    crf_num_iter: int = parameter(
-        20, description="Rounds in which every pixel follows its neighbours.", ge=1, le=1000
-    )
+    crf_num_iter: int = parameter(20, description="Rounds in which every pixel follows its neighbours.", ge=1, le=1000)
     crf_value_high_thres: float = parameter(
         0.9, description="Pixels this sure after these rounds are taken for the object.", ge=0.5, lt=1
     )

@@ -178,9 +178,7 @@ def _small(values: torch.Tensor, masks_BHW: torch.Tensor) -> torch.Tensor:
     return (nn.functional.interpolate(values[:, None], size=size, mode="area")[:, 0] >= 0.5).float()
 
 
-def _start(
-    request: Request, spec: TrainSpec, index: BoxIndex, reporter: Reporter
-) -> tuple[MaskLabeller, Record]:
+def _start(request: Request, spec: TrainSpec, index: BoxIndex, reporter: Reporter) -> tuple[MaskLabeller, Record]:
     """Return the network before its first step: from base weights, or random."""
     model, data = spec.model, spec.dataset
     record = Record(
