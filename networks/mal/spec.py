@@ -86,7 +86,7 @@ class Augmentation(Spec):
 
 class Dataset(Reading):
     crop_size: int = parameter(
-        512,
+        256,
         description="Side in pixels, a multiple of 32, that the surroundings of a box are resized to.",
         ge=32,
         le=2048,
@@ -95,7 +95,7 @@ class Dataset(Reading):
     )
     min_obj_size: float = parameter(
         2048.0,
-        description="Boxes of fewer square pixels are not learned from; the whole data set may be too small for it.",
+        description="Boxes of fewer square pixels are not learned from. Less for small pictures; 0 takes all.",
         ge=0,
         le=1e12,
         popular=True,
