@@ -26,7 +26,7 @@ def networks_table() -> str:
 def network_page(network: Network) -> str:
     """Return a page with the facts about a network and a table for the spec of each action."""
     data = " or ".join(
-        f"`{kind}` in the formats {', '.join(f'`{name}`' for name in formats)}" for kind, formats in network.data.items()
+        f"`{kind}` in the formats {', '.join(f'`{word}`' for word in words)}" for kind, words in network.data.items()
     )
     parts = [
         f"# {_names(network)}",
