@@ -208,7 +208,8 @@ class FasterRCNN(Detector):
         sizes = [(inputs_BCHW.shape[2], inputs_BCHW.shape[3])] * len(targets)
         wanted = []
         for target in targets:
-            objects = target.of(~target.is_ignored & (target.labels >= 0))
+            has_area = (target.boxes[:, 2:] > target.boxes[:, :2]).all(dim=1)
+            objects = target.of(~target.is_ignored & (target.labels >= 0) & has_area)
             # why plus one: the first class is the background.
             found = {"boxes": objects.boxes, "labels": objects.labels + 1, "ignored": ignored_regions(target)}
             wanted.append(found if objects.masks is None else {**found, "masks": objects.masks})
@@ -273,7 +274,7 @@ def rois(boxes_BN4: torch.Tensor) -> torch.Tensor:
 
 
 class Pooling(nn.Module):
-    """Cuts proposals out of the map of their size: out of all maps, and takes the one; so that a graph can do it."""
+    """Cuts proposals out of the map of their size."""
 
     def __init__(self, size: int, stages: Stages) -> None:
         super().__init__()
@@ -282,21 +283,38 @@ class Pooling(nn.Module):
         self._coarser_from = [stages.coarser_from * stride for stride in stages.strides[1:]]
 
     def forward(self, maps: dict[str, torch.Tensor], boxes: list[torch.Tensor], sizes: Any) -> torch.Tensor:
-        """Return the same as `cut`, for the library."""
+        """Return features of shape RCHW of the boxes of all pictures, for the library: the same as `cut`, in less time.
+
+        Each proposal is cut out of one map alone, which a graph of fixed shapes cannot do.
+        """
         numbers = [torch.full_like(some[:, :1], number) for number, some in enumerate(boxes)]
-        return self.cut(list(maps.values()), torch.cat([torch.cat(numbers), torch.cat(boxes)], dim=1))
+        rois_R5 = torch.cat([torch.cat(numbers), torch.cat(boxes)], dim=1)
+        level_R = self._level(rois_R5)
+        where = [(level_R == level).nonzero()[:, 0] for level in range(len(self._strides))]
+        parts = [self._align(list(maps.values()), level, rois_R5[rows]) for level, rows in enumerate(where)]
+        return torch.cat(parts)[torch.cat(where).argsort()]
 
     def cut(self, maps: Sequence[torch.Tensor], rois_R5: torch.Tensor) -> torch.Tensor:
-        """Return features of shape RCHW of rois, see `rois`."""
-        side_R = ((rois_R5[:, 3] - rois_R5[:, 1]) * (rois_R5[:, 4] - rois_R5[:, 2])).clamp(min=0.0).sqrt()
-        level_R = torch.stack([(side_R >= least).to(torch.int64) for least in self._coarser_from]).sum(dim=0)
+        """Return features of shape RCHW of rois, see `rois`: cut out of all maps, of which each takes one."""
+        level_R = self._level(rois_R5)
         found: Any = 0
-        for level, stride in enumerate(self._strides):
-            cut_RCHW = roi_align(
-                maps[level].float(), rois_R5, self._size, spatial_scale=1 / stride, sampling_ratio=2, aligned=True
-            )
-            found = found + cut_RCHW * (level_R == level)[:, None, None, None]
+        for level in range(len(self._strides)):
+            found = found + self._align(maps, level, rois_R5) * (level_R == level)[:, None, None, None]
         return found
+
+    def _level(self, rois_R5: torch.Tensor) -> torch.Tensor:
+        side_R = ((rois_R5[:, 3] - rois_R5[:, 1]) * (rois_R5[:, 4] - rois_R5[:, 2])).clamp(min=0.0).sqrt()
+        return torch.stack([(side_R >= least).to(torch.int64) for least in self._coarser_from]).sum(dim=0)
+
+    def _align(self, maps: Sequence[torch.Tensor], level: int, rois_R5: torch.Tensor) -> torch.Tensor:
+        return roi_align(
+            maps[level].float(),
+            rois_R5,
+            self._size,
+            spatial_scale=1 / self._strides[level],
+            sampling_ratio=2,
+            aligned=True,
+        )
 
     def traced(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return features of the shape of those that are cut, in a way that pruning can follow."""

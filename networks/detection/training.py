@@ -153,7 +153,7 @@ def _start(request: Request, recipe: Recipe, index: BoxIndex, reporter: Reporter
         return model, record.model_copy(update={"epoch": None, "metrics": {}})
     if recipe.most_classes is not None and len(index.classes) > recipe.most_classes:
         raise DatasetError(
-            f"dataset.num_classes is {recipe.most_classes}, and the training data has {len(index.classes)} classes.",
+            f"num_classes is {recipe.most_classes}, and the training data has {len(index.classes)} classes.",
             hint="Raise it, or set it to 0 for as many as the data has.",
         )
     width, height = input_size(index, _LARGEST)

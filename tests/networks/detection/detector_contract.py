@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from torchvision.ops import batched_nms, box_iou
 
 CLASSES = ["digit_3", "digit_5", "digit_8"]
 SIZE = 64
+OUTPUTS = ("boxes", "scores", "masks")
 #: Sizes of anchors, as kmeans gives them for the digits of such pictures.
 SMALL, MIDDLE, LARGE = [(11.0, 17.0), (15.0, 22.0)], [(18.0, 28.0), (22.0, 34.0)], [(28.0, 44.0), (36.0, 50.0)]
 
@@ -43,7 +44,19 @@ class Learned:
 
 
 def nothing() -> Target:
-    return Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    return Target(
+        torch.zeros(0, 4),
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0, dtype=torch.bool),
+        torch.zeros(0, SIZE, SIZE, dtype=torch.bool),
+    )
+
+
+def filled(boxes_N4: torch.Tensor) -> torch.Tensor:
+    """Return masks that fill their boxes."""
+    middle = torch.arange(SIZE) + 0.5
+    x1, y1, x2, y2 = boxes_N4.T[..., None, None]
+    return (middle > x1) & (middle < x2) & (middle[:, None] > y1) & (middle[:, None] < y2)
 
 
 def learn(detector: Detector, few: Few, steps: int, rate: float) -> list[float]:
@@ -65,7 +78,7 @@ def learn(detector: Detector, few: Few, steps: int, rate: float) -> list[float]:
 def detections(detector: Detector, inputs_BCHW: torch.Tensor, at_least: float) -> list[Target]:
     """Return what the detector is sure of, by plain non-maximum suppression where it needs one."""
     with torch.inference_mode():
-        boxes_BN4, scores_BNK = detector.eval()(inputs_BCHW)
+        boxes_BN4, scores_BNK, *_ = detector.eval()(inputs_BCHW)
     found = []
     for boxes_N4, scores_NK in zip(boxes_BN4, scores_BNK, strict=True):
         scores_N, labels_N = scores_NK.max(dim=1)
@@ -88,9 +101,9 @@ def found_share(found: Sequence[Target], targets: Sequence[Target], iou: float =
 
 def few_pictures(root: Path) -> Few:
     """Six pictures with digits 3, 5 and 8."""
-    digit_scenes().write_scenes(root / "raw", "kitti", pictures=6, size=(SIZE, SIZE))
-    build_box_index(root / "raw", "kitti", root / "index")
-    pictures = Pictures(open_box_index(root / "index"), (SIZE, SIZE), classes=CLASSES)
+    digit_scenes().write_scenes(root / "raw", "coco", pictures=6, size=(SIZE, SIZE))
+    build_box_index(root / "raw", "coco", root / "index")
+    pictures = Pictures(open_box_index(root / "index"), (SIZE, SIZE), classes=CLASSES, masks=True)
     inputs = (pictures.pixels(range(6)).float() - 127.0) / 64.0
     return Few(inputs, [pictures.target(i) for i in range(6)])
 
@@ -116,8 +129,8 @@ class DetectorContract:
 
     def test_candidates_are_dense_and_of_any_batch(self, learned: Learned, few: Few) -> None:
         with torch.inference_mode():
-            boxes_BN4, scores_BNK = learned.detector(few.inputs_BCHW[:3])
-            alone_1N4, alone_1NK = learned.detector(few.inputs_BCHW[:1])
+            boxes_BN4, scores_BNK, *_ = learned.detector(few.inputs_BCHW[:3])
+            alone_1N4, alone_1NK, *_ = learned.detector(few.inputs_BCHW[:1])
         assert boxes_BN4.shape == (3, boxes_BN4.shape[1], 4)
         assert scores_BNK.shape == (3, boxes_BN4.shape[1], len(CLASSES))
         assert scores_BNK.min() >= 0 and scores_BNK.max() <= 1
@@ -143,8 +156,8 @@ class DetectorContract:
         detector, targets = copy.deepcopy(learned.detector), few.targets
         whole = torch.tensor([[0.0, 0.0, SIZE, SIZE]])
         hidden = [
-            Target(whole, torch.tensor([DONT_CARE]), torch.tensor([True])),
-            Target(targets[1].boxes, targets[1].labels, torch.ones(len(targets[1]), dtype=torch.bool)),
+            Target(whole, torch.tensor([DONT_CARE]), torch.tensor([True]), filled(whole)),
+            replace(targets[1], is_ignored=torch.ones(len(targets[1]), dtype=torch.bool)),
         ]
         with torch.inference_mode():
             wrong = detector(few.inputs_BCHW[:2], [nothing(), nothing()])
@@ -157,7 +170,7 @@ class DetectorContract:
         torch.manual_seed(0)
         size = float(SIZE)
         boxes = torch.tensor([[0, 0, size, size], [size - 1, size - 1, size, size], [9, 9, 9, 30], [0, 0, 1, 1]])
-        target = Target(boxes, torch.tensor([0, 1, 2, 2]), torch.zeros(4, dtype=torch.bool))
+        target = Target(boxes, torch.tensor([0, 1, 2, 2]), torch.zeros(4, dtype=torch.bool), filled(boxes))
         detector = self.build().train()
         loss = detector(few.inputs_BCHW[:2], [target, target])
         loss.backward()
@@ -168,7 +181,7 @@ class DetectorContract:
         detector = copy.deepcopy(learned.detector)
         with torch.autocast("cpu", torch.bfloat16):
             half = detector(few.inputs_BCHW, few.targets)
-            boxes_BN4, scores_BNK = detector(few.inputs_BCHW)
+            boxes_BN4, scores_BNK, *_ = detector(few.inputs_BCHW)
         half.backward()
         assert half.dtype == boxes_BN4.dtype == scores_BNK.dtype == torch.float32
         whole = detector(few.inputs_BCHW, few.targets)
@@ -199,16 +212,19 @@ class DetectorContract:
             opset=18,
             batch_size=-1,
             optimize=True,
-            outputs=("boxes", "scores"),
+            outputs=OUTPUTS[: 3 if learned.detector.mask_side else 2],
         )
         session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
         for count in (1, 3):
             inputs = few.inputs_BCHW[:count]
-            boxes_BN4, scores_BNK = session.run(["boxes", "scores"], {"images": inputs.numpy()})
+            boxes_BN4, scores_BNK, *masks = session.run(None, {"images": inputs.numpy()})
             with torch.inference_mode():
-                expected_BN4, expected_BNK = learned.detector(inputs)
+                expected_BN4, expected_BNK, *expected = learned.detector(inputs)
             assert np.allclose(boxes_BN4, expected_BN4, atol=0.05, rtol=1e-3)
             assert np.allclose(scores_BNK, expected_BNK, atol=1e-3)
+            assert len(masks) == bool(learned.detector.mask_side)
+            for cells_BNX, expected_BNX in zip(masks, expected, strict=True):
+                assert np.allclose(cells_BNX, expected_BNX, atol=1e-2)
 
     @pytest.mark.filterwarnings("ignore:Unwrapped parameters")
     def test_it_is_pruned_rebuilt_and_learns_on(self, learned: Learned, few: Few) -> None:

@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from box_sets import digit_scenes
+from networks.detection.detector_contract import filled
 from PIL import Image
 from prefect_trainyard.datasets.box_formats import write_boxes
 from prefect_trainyard.datasets.box_index import build_box_index
@@ -317,9 +318,8 @@ def detector(network: str) -> tuple[Any, Record]:
 
 
 def target(*boxes: tuple[float, ...], labels: list[int], ignored: list[bool]) -> Target:
-    return Target(
-        torch.tensor(boxes).reshape(-1, 4), torch.tensor(labels, dtype=torch.int64), torch.tensor(ignored).bool()
-    )
+    edges = torch.tensor(boxes).reshape(-1, 4)
+    return Target(edges, torch.tensor(labels, dtype=torch.int64), torch.tensor(ignored).bool(), filled(edges))
 
 
 WHOLE = (0.0, 0.0, 64.0, 64.0)
@@ -413,7 +413,7 @@ def test_two_processes_measure_all_pictures(data: Path, tmp_path: Path) -> None:
 def test_there_are_as_many_candidates_for_every_picture(network: str) -> None:
     model, record = detector(network)
     with torch.no_grad():
-        boxes, scores = model(torch.randn(3, *record.shape))
+        boxes, scores, *_ = model(torch.randn(3, *record.shape))
     assert boxes.shape == (3, record.candidates, 4) and scores.shape == (3, record.candidates, 2)
     assert scores.min() >= 0 and scores.max() <= 1
     assert (boxes[..., 2:] >= boxes[..., :2]).all()
