@@ -54,7 +54,11 @@ def evaluate(look: Look, *, model: Path, data: Path, out: Path, reporter: Report
         for label, name in enumerate(index.classes)
         if name in scores.ap
     }
-    kpi = {KEY_METRIC: float(ious.mean()), **{name: scores.kpi[name] for name in _MEASURED}, "loss": loss}
+    kpi = {
+        KEY_METRIC: float(ious.mean()),
+        **{name: scores.kpi[name] for name in _MEASURED if name in scores.kpi},
+        "loss": loss,
+    }
 
     folder = out / "evaluate"
     pictures = index.images[crops.rows]
@@ -72,8 +76,8 @@ def evaluate(look: Look, *, model: Path, data: Path, out: Path, reporter: Report
         classes=index.classes,
         parameter_count=labeller.parameter_count,
         key_metric=KEY_METRIC,
-        message=f"mIoU {kpi[KEY_METRIC]:.4f}, mask_mAP {kpi['mask_mAP']:.4f} of {len(crops)} objects in {len(index)} "
-        "pictures.",
+        message=", ".join(f"{name} {value:.4f}" for name, value in kpi.items() if name != "loss")
+        + f" of {len(crops)} objects in {len(index)} pictures.",
     )
 
 

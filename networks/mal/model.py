@@ -46,6 +46,16 @@ class Record(ModelRecord):
         return self.channels + 1, self.height, self.width
 
     @property
+    def heads(self) -> list[float]:
+        """What the layers behind the backbone are made of."""
+        return [
+            self.mask_head_num_convs,
+            self.mask_head_hidden_channel,
+            self.mask_head_out_channel,
+            self.mask_scale_ratio,
+        ]
+
+    @property
     def output_shape(self) -> tuple[int, ...]:
         return self.mask_size
 

@@ -111,6 +111,7 @@ class Learner:
             "training data": self.digest,
             "boxes": len(self._crops),
             "backbone": self.record.backbone,
+            "heads": self.record.heads,
             "input size": list(self.record.shape),
         }
 

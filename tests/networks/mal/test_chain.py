@@ -181,6 +181,23 @@ def test_a_request_survives_the_way_to_other_processes(spec: Spec, boxed: Path, 
     assert Request.from_json(json.loads(json.dumps(request.to_json())), TrainSpec) == request
 
 
+def test_half_precision(spec: Spec, boxed: Path, masked: Path, tmp_path: Path) -> None:
+    output = train(spec(train__precision="bf16"), tmp_path, boxed, masked)
+    assert np.isfinite(list(output.kpi.values())).all()
+
+
+def test_the_weight_of_colours_rises_step_by_step(spec: Spec, boxed: Path, tmp_path: Path) -> None:
+    losses = {}
+    for name, changes in {
+        "none": {"train__loss_crf_weight": 0.0},
+        "rising": {"train__loss_crf_step": 10**7},
+        "whole": {"train__loss_crf_step": 0},
+    }.items():
+        output = train(spec(train__lr=1e-9, **changes), tmp_path / name, boxed, None)
+        losses[name] = output.kpi["train_loss"]
+    assert losses["none"] < losses["rising"] < losses["whole"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_processes_train_one_model(spec: Spec, boxed: Path, masked: Path, tmp_path: Path) -> None:
