@@ -1,6 +1,6 @@
 """What a mask is told by a box and by colours alone.
 
-As in "Vision Transformers Are Parameter-Efficient Mask Auto-Labelers" (Lan et al., CVPR 2023), section 3.4.
+As in "Vision Transformers Are Good Mask Auto-Labelers" (Lan et al., CVPR 2023), section 3.4.
 Shape legend: B boxes, H height, W width, K neighbours of a pixel.
 """
 

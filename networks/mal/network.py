@@ -1,6 +1,6 @@
 """The mask of the object in the middle of a crop, from pixels and the object's box.
 
-As in "Vision Transformers Are Parameter-Efficient Mask Auto-Labelers" (Lan et al., CVPR 2023), section 3.3: the mean
+As in "Vision Transformers Are Good Mask Auto-Labelers" (Lan et al., CVPR 2023), section 3.3: the mean
 feature inside the box asks, every pixel answers, and their product is the mask. Features of several sizes are added up
 as in a feature pyramid, so that convolutional backbones do as well.
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from facade_support import Member, image_png, make_tar
 from support import poll
+from v4_support import V4
 
 LINE = b"car 0 0 0 1 1 7 7 0 0 0 0 0 0 0\n"
 CONVERSIONS = ["convert", "convert_and_index", "convert_efficientdet_tf1", "convert_efficientdet_tf2"]
@@ -139,6 +140,51 @@ def test_release_4_saves_specs_first(facade) -> None:
     assert answer.status_code == 201, answer.text
     run = facade.prefect.run(answer.json()[0])
     assert run["parameters"]["spec"]["target_class_mapping"] == spec["target_class_mapping"]
+
+
+def coco(segmentation: list[list[float]] | None) -> dict[str, bytes]:
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 6, 6], "area": 36, "iscrowd": 0}
+    annotations = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 8}],
+        "categories": [{"id": 1, "name": "car"}],
+        "annotations": [box if segmentation is None else {**box, "segmentation": segmentation}],
+    }
+    return {"images/a.png": image_png(), "annotations.json": json.dumps(annotations).encode()}
+
+
+MASK = [[1.0, 1.0, 7.0, 1.0, 7.0, 7.0, 1.0, 7.0]]
+
+
+def test_objects_with_masks_are_learned_from_sets_that_have_them(ann: Member) -> None:
+    dataset = str(made(ann, "instance_segmentation", "coco")["id"])
+    refused = ann.upload(dataset, make_tar(coco(None)))
+    assert refused.status_code == 400 and "it has no segmentation" in refused.text
+    assert ann.upload(dataset, make_tar(coco(MASK))).status_code == 201
+
+    body = {"network_arch": "mask_rcnn", "encryption_key": "k"}
+    wrong = ann.client.post("experiments", json={**body, "train_datasets": [detection(ann, "coco")]})
+    assert wrong.status_code == 400 and "mask_rcnn" in wrong.text
+    experiment = ann.client.post("experiments", json={**body, "train_datasets": [dataset]}).json()
+    owner = f"experiments/{experiment['id']}"
+    assert experiment["dataset_type"] == "instance_segmentation"
+    found = ann.client.get(f"{owner}/specs/train/schema").json()["default"]
+    found |= {"num_epochs": 5, "num_examples_per_epoch": 5000, "learning_rate_steps": "[5000, 7500]", "gpus": 1}
+    converted = ann.start(f"datasets/{dataset}", "convert", specs={"dataset_convert": {"tag": "train"}})
+    job = ann.start(owner, "train", specs=found, parent_job_id=converted)
+    assert ann.facade.prefect.run(job)["parameters"]["spec"]["learning_rate_steps"] == [5000, 7500]
+    refused = ann.post_job(owner, "train", specs={**found, "learning_rate_steps": "[2, 1]"})
+    assert refused.status_code == 400 and "learning_rate_steps rise" in refused.text
+
+
+def test_release_4_trains_objects_with_masks(facade) -> None:
+    old = V4.of(facade.member(release="4.0"))
+    model_id = old.model(network_arch="mask_rcnn")
+    schema = old.ok("GET", f"model/{model_id}/specs/train/schema")["default"]
+    assert schema["num_epochs"] == 10 and schema["learning_rate_steps"] == []
+    saved = {**schema, "num_epochs": 5, "learning_rate_steps": "[5000, 7500, 10000]"}
+    assert old.ok("POST", f"model/{model_id}/specs/train", saved, 201)["num_epochs"] == 5
+    prune = old.ok("GET", f"model/{model_id}/specs/prune/schema")["default"]
+    assert prune["pruning_threshold"] == 0.5
 
 
 def test_masks_are_made_of_boxes_in_any_set_with_boxes(ann: Member) -> None:

@@ -65,6 +65,12 @@ NOTEBOOK_KEYS: list[tuple[str, Action, str, Any]] = [
     ("efficientdet_tf2", Action.EVALUATE, "evaluate.num_samples", 0),
     *((name, Action.TRAIN, "training_config.num_epochs", 10) for name in ("detectnet_v2", "yolo_v4", "efficientdet")),
     *((name, Action.GEN_TRT_ENGINE, "data_type", "fp32") for name in ("detectnet_v2", "yolo_v3", "efficientdet")),
+    ("mask_rcnn", Action.TRAIN, "num_epochs", 10),
+    ("mask_rcnn", Action.TRAIN, "num_examples_per_epoch", 0),
+    ("mask_rcnn", Action.TRAIN, "learning_rate_steps", []),
+    ("mask_rcnn", Action.TRAIN, "gpus", 1),
+    ("mask_rcnn", Action.PRUNE, "pruning_threshold", 0.5),
+    ("mask_rcnn", Action.GEN_TRT_ENGINE, "data_type", "fp32"),
     ("segformer", Action.GEN_TRT_ENGINE, "gen_trt_engine.tensorrt.data_type", "fp32"),
     *[
         (name, action, path, value)

@@ -185,6 +185,15 @@ NetworkArch = Literal[
     "classification",
     "classification_tf1",
     "multitask_classification",
+    "faster_rcnn",
+    "yolo_v3",
+    "yolo_v4",
+    "yolo_v4_tiny",
+    "ssd",
+    "dssd",
+    "retinanet",
+    "efficientdet",
+    "mask_rcnn",
 ]
 CloudType = Literal["aws", "azure", "gcp", "huggingface", "self_hosted"]
 FileType = Literal["file", "folder"]

@@ -43,6 +43,11 @@ class Learned:
     losses: list[float]
 
 
+def trace(detector: torch.nn.Module, inputs_BCHW: torch.Tensor) -> object:
+    assert isinstance(detector, Detector)
+    return detector.traced(inputs_BCHW)
+
+
 def nothing() -> Target:
     return Target(
         torch.zeros(0, 4),
@@ -229,7 +234,7 @@ class DetectorContract:
     @pytest.mark.filterwarnings("ignore:Unwrapped parameters")
     def test_it_is_pruned_rebuilt_and_learns_on(self, learned: Learned, few: Few) -> None:
         pruned = self._prunable(learned)
-        prune_share(pruned, torch.zeros(1, 3, SIZE, SIZE), 0.3, Bounds(pruned.fixed_layers(), 4, 4))
+        prune_share(pruned, torch.zeros(1, 3, SIZE, SIZE), 0.3, Bounds(pruned.fixed_layers(), 4, 4, trace))
         assert count_parameters(pruned) <= 0.7 * count_parameters(learned.detector)
         rebuilt = self._rebuilt(pruned, few)
         losses = learn(rebuilt, few, 20, self.rate / 3)
@@ -238,7 +243,7 @@ class DetectorContract:
     @pytest.mark.filterwarnings("ignore:Unwrapped parameters")
     def test_its_weak_channels_are_pruned(self, learned: Learned, few: Few) -> None:
         pruned = self._prunable(learned)
-        prune_threshold(pruned, torch.zeros(1, 3, SIZE, SIZE), 0.95, Bounds(pruned.fixed_layers(), 4, 4))
+        prune_threshold(pruned, torch.zeros(1, 3, SIZE, SIZE), 0.95, Bounds(pruned.fixed_layers(), 4, 4, trace))
         assert count_parameters(pruned) < count_parameters(learned.detector)
         self._rebuilt(pruned, few)
 

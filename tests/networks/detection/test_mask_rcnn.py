@@ -189,12 +189,14 @@ def test_what_is_found_is_written_with_its_masks(trained: Trained, tmp_path: Pat
     assert [row["category_id"] for row in by_weights] == [row["category_id"] for row in by_graph]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_engines_of_lower_precision_find_the_same(trained: Trained, tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize(("precision", "agreement"), [("fp16", 0.95), ("int8", 0.8)])
+def test_engines_of_lower_precision_find_the_same(
+    trained: Trained, tmp_path: Path, precision: str, agreement: float
+) -> None:
     ours = load_implementation(NETWORK)
     asked = parse_spec(NETWORK.spec(Action.GEN_TRT_ENGINE), {"data_type": precision, "backend": "onnxruntime"})
     built = ours.build_engine(asked, model=trained.graph, calibration=trained.data, out=tmp_path, reporter=REPORTER)
-    assert built.kpi["agreement"] > 0.9 and "objects" in built.message
+    assert built.kpi["agreement"] > agreement and "objects" in built.message
     engine = file_of(tmp_path, built, ArtifactKind.ENGINE)
     asked = parse_spec(NETWORK.spec(Action.EVALUATE), {})
     found = ours.evaluate(asked, model=engine, data=trained.data, out=tmp_path, reporter=REPORTER)
