@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from .classification.record import CLASSIFIERS
 from .detection.record import DETECTORS
+from .mal.record import MAL
 from .registry import register
 from .segmentation.record import SEGFORMER, UNET
 
-for _network in (*CLASSIFIERS, UNET, SEGFORMER, *DETECTORS):
+for _network in (*CLASSIFIERS, UNET, SEGFORMER, *DETECTORS, MAL):
     register(_network)

@@ -29,6 +29,8 @@ class Network:
     dataset_type: str
     dataset_formats: tuple[str, ...]
     """The first one is that of local folders with labels."""
+    other_data: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Other types of data that it reads, with their formats."""
     specs: Mapping[Action, type[Spec]]
     """One spec per action that the network has."""
     key_metric: str
@@ -51,6 +53,11 @@ class Network:
     """Specs with which an action takes seconds on a few small items: what `testing.NetworkContract` runs."""
     aliases: tuple[str, ...] = ()
     """Other names under which clients know it."""
+
+    @property
+    def data(self) -> dict[str, tuple[str, ...]]:
+        """Types of data that it reads, with their formats."""
+        return {self.dataset_type: self.dataset_formats, **self.other_data}
 
     @property
     def actions(self) -> tuple[Action, ...]:

@@ -25,10 +25,13 @@ def networks_table() -> str:
 
 def network_page(network: Network) -> str:
     """Return a page with the facts about a network and a table for the spec of each action."""
+    data = " or ".join(
+        f"`{kind}` in the formats {', '.join(f'`{word}`' for word in words)}" for kind, words in network.data.items()
+    )
     parts = [
         f"# {_names(network)}",
         f"Family {network.family}, made of {network.library} ({network.licence}). It learns from data sets of the type "
-        f"`{network.dataset_type}` in the formats {', '.join(f'`{name}`' for name in network.dataset_formats)}. "
+        f"{data}. "
         f"The best model is the one with the {'highest' if network.maximize else 'lowest'} `{network.key_metric}`.",
     ]
     for actions, spec in _specs(network):

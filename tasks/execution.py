@@ -75,13 +75,15 @@ def run_network_action(
         try:
             given = {role: dataset for role, dataset in datasets.items() if dataset is not None}
             labelled = chosen.dataset_formats[0]
+            # why: what makes masks of boxes needs these for its predictions too.
+            unlabelled = "raw" if "raw" in chosen.dataset_formats else labelled
             data = {
                 role: index_folder(
                     job,
                     dataset,
                     scratch,
                     reporter,
-                    format="raw" if role == "inference" else labelled,
+                    format=unlabelled if role == "inference" else labelled,
                     type=chosen.dataset_type,
                 )
                 for role, dataset in given.items()

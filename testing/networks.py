@@ -48,6 +48,8 @@ class ContractData:
 
     labelled: Path
     unlabelled: Path
+    prompts: Path | None = None
+    """What inference is given, for networks that cannot do with items alone."""
 
 
 class KeepingReporter(SilentReporter):
@@ -212,7 +214,7 @@ class NetworkContract:
         found = implementation.infer(
             quick_spec(network, Action.INFERENCE),
             model=trained.weights,
-            data=data.unlabelled,
+            data=data.prompts or data.unlabelled,
             out=tmp_path,
             reporter=KeepingReporter(),
         )

@@ -185,3 +185,22 @@ def test_release_4_trains_objects_with_masks(facade) -> None:
     assert old.ok("POST", f"model/{model_id}/specs/train", saved, 201)["num_epochs"] == 5
     prune = old.ok("GET", f"model/{model_id}/specs/prune/schema")["default"]
     assert prune["pruning_threshold"] == 0.5
+
+
+def test_masks_are_made_of_boxes_in_any_set_with_boxes(ann: Member) -> None:
+    answer = ann.client.post("experiments", json={"network_arch": "mal", "encryption_key": "k"})
+    assert answer.status_code == 201, answer.text
+    experiment = f"experiments/{answer.json()['id']}"
+
+    def assign(type: str, format: str) -> Any:
+        return ann.client.patch(experiment, json={"train_datasets": [made(ann, type, format)["id"]]})
+
+    for type, format in (("instance_segmentation", "coco"), ("object_detection", "kitti")):
+        assert assign(type, format).status_code == 200
+    for type, format, what in (
+        ("instance_segmentation", "coco_raw", "It reads coco"),
+        ("object_detection", "coco_raw", "It reads coco, kitti, pascal_voc"),
+        ("semantic_segmentation", "unet", "mal needs instance_segmentation or object_detection"),
+    ):
+        refused = assign(type, format)
+        assert refused.status_code == 400 and what in refused.text, refused.text

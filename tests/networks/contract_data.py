@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,14 @@ def masked_objects(root: Path) -> ContractData:
     return ContractData(labelled=root / "labelled", unlabelled=root / "unlabelled")
 
 
+def prompted_objects(root: Path) -> ContractData:
+    """Objects with masks; for predictions, the same with their boxes alone."""
+    data = masked_objects(root)
+    write_digit_scenes(root / "boxes", "kitti", pictures=4, size=(64, 64))
+    build_box_index(root / "boxes", "kitti", root / "prompts")
+    return replace(data, prompts=root / "prompts")
+
+
 #: By type of data and the first format that a network reads.
 CONTRACT_DATA: dict[tuple[str, str], Callable[[Path], ContractData]] = {
     ("image_classification", "default"): class_folders,
@@ -93,3 +102,6 @@ CONTRACT_DATA: dict[tuple[str, str], Callable[[Path], ContractData]] = {
     ("object_detection", "coco"): boxed_scenes,
     ("instance_segmentation", "coco"): masked_objects,
 }
+
+#: Of networks that predict from more than items alone.
+OF_NETWORKS = {"mal": prompted_objects}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from networks.contract_data import CONTRACT_DATA
+from networks.contract_data import CONTRACT_DATA, OF_NETWORKS
 from prefect_trainyard.networks.registry import Network, get_network, networks
 from prefect_trainyard.schemas.actions import Action
 from prefect_trainyard.schemas.specs import spec_schema
@@ -23,7 +23,7 @@ class TestEveryNetwork(NetworkContract):
     def data(cls, network: Network, tmp_path_factory: pytest.TempPathFactory) -> ContractData:
         kind = network.dataset_type, network.dataset_formats[0]
         assert kind in CONTRACT_DATA, f"contract_data.py has no data for {network.name}: {kind}"
-        return CONTRACT_DATA[kind](tmp_path_factory.mktemp("data"))
+        return OF_NETWORKS.get(network.name, CONTRACT_DATA[kind])(tmp_path_factory.mktemp("data"))
 
 
 #: What notebooks read or write in the default specs; None where only the section has to be there.
@@ -45,6 +45,12 @@ NOTEBOOK_KEYS: list[tuple[str, Action, str, Any]] = [
     ("unet", Action.TRAIN, "gpus", 1),
     ("unet", Action.GEN_TRT_ENGINE, "data_type", "fp32"),
     ("segformer", Action.TRAIN, "train.num_gpus", 1),
+    ("mal", Action.TRAIN, "train.num_epochs", 10),
+    ("mal", Action.TRAIN, "model.arch", "resnet18"),
+    ("mal", Action.TRAIN, "gpus", 1),
+    ("mal", Action.TRAIN, "strategy", "ddp"),
+    ("mal", Action.EVALUATE, "evaluate.batch_size", 8),
+    ("mal", Action.INFERENCE, "inference.batch_size", 8),
     *((name, Action.TRAIN, "train.num_epochs", 10) for name in ("dino", "deformable_detr", "efficientdet_tf2")),
     *((name, Action.TRAIN, "dataset.num_classes", 0) for name in ("dino", "deformable_detr", "efficientdet_tf2")),
     *((name, Action.EXPORT, "dataset.num_classes", 0) for name in ("dino", "deformable_detr")),

@@ -34,6 +34,12 @@ def test_a_second_network_of_a_name_is_an_error() -> None:
         register(replace(get_network("classification_pyt"), family="other"))
 
 
+def test_a_network_reads_all_its_types_of_data() -> None:
+    assert list(get_network("ssd").data) == ["object_detection"]
+    assert list(get_network("mal").data) == ["instance_segmentation", "object_detection"]
+    assert "kitti" not in get_network("mal").data["instance_segmentation"]
+
+
 @pytest.mark.parametrize("wrong", [{"epochs_parameter": "train.epochs"}, {"metric_parameter": "train.metric"}])
 def test_a_record_that_names_no_parameter_of_its_spec_is_an_error(wrong: dict[str, str]) -> None:
     with pytest.raises(RuntimeError, match=next(iter(wrong.values()))):

@@ -290,17 +290,19 @@ async def _assignable(session: AsyncSession, org: str, dataset_id: UUID, role: s
 
 
 def _check_fit(dataset: Dataset, network: Network, role: str) -> None:
-    if dataset.type != network.dataset_type:
+    if dataset.type not in network.data:
         raise InvalidInput(
-            f"{role}: the data set {dataset.id} is for {dataset.type}, {network.name} needs {network.dataset_type}."
+            f"{role}: the data set {dataset.id} is for {dataset.type}, {network.name} needs "
+            f"{' or '.join(network.data)}."
         )
+    formats = network.data[dataset.type]
     if dataset.format == "raw" and role in ("train", "eval"):
         raise InvalidInput(
             f"{role}: the data set {dataset.id} is raw and has no labels.",
-            hint=f"Use one of the formats {', '.join(f for f in network.dataset_formats if f != 'raw')}.",
+            hint=f"Use one of the formats {', '.join(f for f in formats if f != 'raw')}.",
         )
-    if dataset.format not in network.dataset_formats:
+    if dataset.format not in formats:
         raise InvalidInput(
             f"{role}: the data set {dataset.id} has the format {dataset.format}, which {network.name} does not read.",
-            hint=f"It reads {', '.join(network.dataset_formats)}.",
+            hint=f"It reads {', '.join(formats)}.",
         )
