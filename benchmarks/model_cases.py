@@ -193,6 +193,29 @@ def detector(section: str, rate: float, **architecture: Any) -> Callable[[int, i
     return spec
 
 
+def mask_rcnn(epochs: int, seed: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "num_epochs": epochs,
+        "train_batch_size": 8,
+        "init_learning_rate": 0.0005,
+        "l2_weight_decay": 0.01,
+        "warmup_steps": 1,
+        "data_config": {"workers": 0},
+        "augmentation_config": _STILL_BOXES,
+        "maskrcnn_config": {"nlayers": 18},
+        "eval_config": {"validation_period_during_training": epochs},
+    }
+
+
+def mal(epochs: int, seed: int) -> dict[str, Any]:
+    still = {name: value for name, value in _STILL_BOXES.items() if name != "zoom"}
+    return {
+        "dataset": {"crop_size": 96, "min_obj_size": 0.0, "workers": 0, "augmentation": still},
+        "train": {"num_epochs": epochs, "seed": seed, "batch_size": 8, "val_interval": epochs},
+    }
+
+
 def efficientdet_tf2(epochs: int, seed: int) -> dict[str, Any]:
     return {
         "dataset": {"workers": 0, "augmentation": _STILL_BOXES},
@@ -311,4 +334,6 @@ CASES = (
         "deformable_detr", boxes, 30, "detect_sets", ("resnet18", "0.0004"), transformer, "transformers DeformableDetr"
     ),
     Case("dino", boxes, 30, "detect_sets", _SETS, transformer, f"nearest: {_DETR}"),
+    Case("mask_rcnn", boxes, 6, "detect_masks", ("0.0005",), mask_rcnn, "torchvision MaskRCNN"),
+    Case("mal", boxes, 6, "fill_boxes", (), mal, "none: boxes as masks"),
 )
