@@ -58,7 +58,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/detection_loader.py
+	$(BIN)/python benchmarks/loaders.py
 	$(BIN)/python benchmarks/start_latency.py
 	$(BIN)/python benchmarks/post_to_step.py
 	$(BIN)/python benchmarks/recovery.py

@@ -12,9 +12,10 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional
 
+from ..datasets.images import decode_rgb
 from ..datasets.index import ImageIndex
 from .ranks import Ranks
 
@@ -59,13 +60,8 @@ class Images:
 
     def _decode(self, i: int) -> Pixels:
         channels, height, width = self._shape
-        image = self.index.image(i)
-        if channels == 1:
-            image = image.convert("L")
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels = np.asarray(image)
-        return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+        pixels: Pixels = decode_at(self.index, i, (width, height), channels).numpy()
+        return pixels
 
     def batches(
         self, batch_size: int, numbers: Sequence[int] | None = None
@@ -76,6 +72,18 @@ class Images:
         for start in range(0, len(wanted), batch_size):
             chunk = wanted[start : start + batch_size]
             yield chunk, self.pixels(chunk)
+
+
+def decode_at(index: ImageIndex, i: int, size: tuple[int, int], channels: int) -> torch.Tensor:
+    """Return image `i` in `size` (width, height) as a uint8 tensor of shape CHW; 1 channel is grey."""
+    image = decode_rgb(index.read(i), index.path(i), at_least=size)
+    if channels == 1:
+        image = image.convert("L")
+    pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, channels).permute(2, 0, 1)
+    if image.size != size:
+        # why: on bytes, channels last, this takes a fifth of the time that Pillow takes for the same.
+        pixels = functional.resize(pixels, [size[1], size[0]], antialias=True)
+    return pixels
 
 
 def decode_all(decode: Callable[[int], Pixels], count: int, shape: tuple[int, ...]) -> torch.Tensor:

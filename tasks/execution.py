@@ -74,6 +74,11 @@ def run_network_action(
         started, start = datetime.now(UTC), time.monotonic()
         try:
             given = {role: dataset for role, dataset in datasets.items() if dataset is not None}
+            source, images = record, None
+            if record is not None and record.action is Action.CALIBRATION_TENSORFILE:
+                source = _read_parent(job, record.parent_uri)
+                images = _artifact_of(job, record, ArtifactKind.CALIBRATION, scratch / "calibration")
+                given.pop("calibration", None)
             labelled = chosen.dataset_formats[0]
             # why: what makes masks of boxes needs these for its predictions too.
             unlabelled = "raw" if "raw" in chosen.dataset_formats else labelled
@@ -89,10 +94,6 @@ def run_network_action(
                 for role, dataset in given.items()
             }
             digests = {role: open_index(path).digest for role, path in data.items()}
-            source = record
-            if record is not None and record.action is Action.CALIBRATION_TENSORFILE:
-                data["calibration"] = _artifact_of(job, record, ArtifactKind.CALIBRATION, scratch / "calibration")
-                source = _read_parent(job, record.parent_uri)
             run.describe(
                 title=title,
                 action=action,
@@ -104,7 +105,7 @@ def run_network_action(
             inputs = Inputs(
                 spec=parsed,
                 implementation=load_implementation(chosen),
-                data=data,
+                data=data if images is None else {**data, "calibration": images},
                 model=_model_of(job, action, source, choice or ModelChoice(), base_weights, scratch),
                 out=folder.work,
                 reporter=reporter,

@@ -280,17 +280,20 @@ class NetworkContract:
         weights, found = measure(trained.weights).kpi, measure(graph).kpi
         assert found == pytest.approx(weights, abs=1e-3)
         if Action.GEN_TRT_ENGINE in network.actions:
-            written = implementation.calibration_tensorfile(
-                quick_spec(network, Action.CALIBRATION_TENSORFILE),
-                model=graph,
-                data=data.unlabelled,
-                out=tmp_path,
-                reporter=KeepingReporter(),
-            )
+            calibration = data.labelled
+            if Action.CALIBRATION_TENSORFILE in network.actions:
+                written = implementation.calibration_tensorfile(
+                    quick_spec(network, Action.CALIBRATION_TENSORFILE),
+                    model=graph,
+                    data=data.unlabelled,
+                    out=tmp_path,
+                    reporter=KeepingReporter(),
+                )
+                calibration = _file(tmp_path, written, ArtifactKind.CALIBRATION)
             built = implementation.build_engine(
                 quick_spec(network, Action.GEN_TRT_ENGINE),
                 model=graph,
-                calibration=_file(tmp_path, written, ArtifactKind.CALIBRATION),
+                calibration=calibration,
                 out=tmp_path,
                 reporter=KeepingReporter(),
             )
