@@ -269,7 +269,7 @@ CASES = (
     Case(
         "retinanet",
         boxes,
-        10,
+        20,
         "detect",
         ("retinanet", "resnet18", "0.0005"),
         detector("retinanet_config", 0.0005, **_RESNET),
@@ -297,7 +297,7 @@ CASES = (
     Case(
         "detectnet_v2",
         boxes,
-        10,
+        20,
         "detect",
         _RESNET_SSD,
         detector("model_config", 0.001, **_RESNET),
