@@ -74,9 +74,11 @@ bench: setup
 docs: setup
 	$(BIN)/trainyard networks --write docs/networks
 
-# Does every network learn as well as its library does in a plain script? Half an hour.
+# Does every network learn as well as its library does in a plain script? Hours; `make models SEEDS=1` a third of them.
+SEEDS ?= 1 2 3
 models: setup
-	$(BIN)/python benchmarks/models.py
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[models]'
+	$(BIN)/python benchmarks/models.py --seeds $(SEEDS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
