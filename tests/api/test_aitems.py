@@ -93,7 +93,7 @@ def test_answer_has_the_shape_of_the_example_of_the_document(ann, signer) -> Non
         assert answer.status_code == 200 and answer.headers["content-type"] == "application/json"
         return dict(answer.json()) if answer.json()["trains"][0]["status"] == "stopping" else None
 
-    answer = poll(stopping, "the train to be stopping", 20)
+    answer = poll(stopping, "the train to be stopping", 30)
     created = answer["trains"][0]["createdDate"]
     assert len(created) == len("2024-07-30T11:25:36.558")
     age = datetime.now(UTC) - datetime.fromisoformat(created).replace(tzinfo=UTC)

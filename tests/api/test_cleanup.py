@@ -251,7 +251,7 @@ def test_what_a_job_has_cost_is_known_after_its_deletion(ann) -> None:
     assert delete(ann, owner, ended).status_code == 200
     assert ann.client.delete(owner).status_code == 200  # cancels the other one, whose worker then ends it
     ann.facade.prefect.move(running, "CANCELLED")
-    poll(lambda: not ann.facade.prefect.exists(running), "the flow run to go", 20)
+    poll(lambda: not ann.facade.prefect.exists(running), "the flow run to go", 30)
 
     async def read() -> set[str]:
         catalog = Catalog(ann.facade.settings.database_url)
@@ -277,7 +277,7 @@ def test_paused_job_can_be_deleted(ann) -> None:
     job_id = ann.start(owner, "train")
     ann.facade.prefect.move(job_id, "RUNNING")
     ann.facade.prefect.move(job_id, "PAUSED", "Suspended")
-    poll(lambda: ann.job(owner, job_id)["status"] not in ("Pending", "Running"), "the pause", 20)
+    poll(lambda: ann.job(owner, job_id)["status"] not in ("Pending", "Running"), "the pause", 30)
     assert delete(ann, owner, job_id).status_code == 200
     assert not ann.facade.prefect.exists(job_id) and not any(job_id in path for path in stored(ann))
 
@@ -337,9 +337,9 @@ def test_deletion_while_mlflow_is_away_is_finished_later(ann, mlflow: Mlflow) ->
     freed = asyncio.run(delete_without_mlflow())
     assert ann.client.get(f"{owner}/jobs/{job_id}").status_code == 404
     assert freed == 0 and model_id
-    poll(lambda: mlflow.stage(run_id) == "deleted" and not any(job_id in path for path in stored(ann)), "the rest", 20)
+    poll(lambda: mlflow.stage(run_id) == "deleted" and not any(job_id in path for path in stored(ann)), "the rest", 30)
     assert before - mlflow.bytes() == 10_000
-    poll(lambda: not ann.facade.prefect.exists(job_id), "the flow run to go", 20)
+    poll(lambda: not ann.facade.prefect.exists(job_id), "the flow run to go", 30)
 
 
 def test_what_the_registry_needs_outlives_its_job(ann, mlflow: Mlflow) -> None:

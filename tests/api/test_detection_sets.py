@@ -78,7 +78,7 @@ def test_jobs_of_sets(ann: Member) -> None:
     after = ann.start(owner, "analyze", parent_job_id=job)
     assert ann.facade.prefect.run(after)["state"]["name"] == "AwaitingParent"
     by_hand = ann.facade.prefect.start_by_hand("kmeans/object_detection", {"org": ann.org, "dataset_id": dataset})
-    poll(lambda: ann.client.get(f"{owner}/jobs/{by_hand}").status_code == 200, "the adoption", 10)
+    poll(lambda: ann.client.get(f"{owner}/jobs/{by_hand}").status_code == 200, "the adoption", 30)
     assert ann.job(owner, by_hand)["action"] == "kmeans"
     for action, specs, words in (
         ("kmeans", {"num_clusters": 0}, "num_clusters"),

@@ -75,11 +75,11 @@ class Follower:
         return any(event.get("event") == "end" for event in self.events)
 
     def wait_for(self, count: int) -> list[str]:
-        poll(lambda: len(self.lines) >= count, f"{count} lines", 20)
+        poll(lambda: len(self.lines) >= count, f"{count} lines", 30)
         return self.lines
 
     def wait_for_end(self) -> list[str]:
-        poll(lambda: self.has_ended and not self._thread.is_alive(), "the end of the log", 20)
+        poll(lambda: self.has_ended and not self._thread.is_alive(), "the end of the log", 30)
         return self.lines
 
     def join(self) -> None:
@@ -237,11 +237,11 @@ def test_quiet_logs_show_signs_of_life_and_clients_that_leave_free_their_place(a
     monkeypatch.setattr(follow, "QUIET_S", 0.2)
     with running_job(ann) as (owner, job_id, _):
         follower = Follower(ann, f"{owner}/jobs/{job_id}/logs")
-        poll(lambda: len(follower.comments) >= 2, "signs of life", 20)
+        poll(lambda: len(follower.comments) >= 2, "signs of life", 30)
         service = ann.facade.app.state.services.follow
         assert service.count(ann.org) == 1
         follower.stop()
-        poll(lambda: service.count(ann.org) == 0, "the place to be free", 20)
+        poll(lambda: service.count(ann.org) == 0, "the place to be free", 30)
 
 
 def test_who_loses_the_right_to_read_loses_the_stream(ann, monkeypatch) -> None:
@@ -254,7 +254,7 @@ def test_who_loses_the_right_to_read_loses_the_stream(ann, monkeypatch) -> None:
         database_url = ann.facade.settings.database_url
         (key,) = [key for key in list_keys(database_url) if key.org == ann.org]
         revoke_key(database_url, str(key.id))
-        poll(lambda: ann.facade.app.state.services.follow.count(ann.org) == 0, "the stream to end", 20)
+        poll(lambda: ann.facade.app.state.services.follow.count(ann.org) == 0, "the stream to end", 30)
         assert not follower.has_ended
 
 

@@ -74,7 +74,7 @@ def test_a_job_waits_for_data_that_are_being_uploaded(ann: Member) -> None:
     said = message_of(ann, owner, job_id)
     assert dataset_id in said and "uploaded" in said
     assert upload.finish() == 201
-    poll(lambda: state_of(ann, job_id) == "Scheduled", "the release", 10)
+    poll(lambda: state_of(ann, job_id) == "Scheduled", "the release", 30)
     assert "queue" in message_of(ann, owner, job_id) or "worker" in message_of(ann, owner, job_id)
 
 
@@ -93,7 +93,7 @@ def test_data_that_come_and_do_not_do_fail_the_job_with_the_reason(ann: Member, 
     job = ann.wait(owner, job_id, "Error")
     assert dataset_id in job["result"]["message"] and words in job["result"]["message"]
     assert job_id in ann.wait(owner, child, "Error")["result"]["message"]
-    poll(lambda: state_of(ann, child) == "Failed", "Prefect to know", 10)
+    poll(lambda: state_of(ann, child) == "Failed", "Prefect to know", 30)
     assert ann.client.get(f"{owner}/jobs/{job_id}/logs").text.endswith("\nError EOF\n")
 
 
@@ -106,7 +106,7 @@ def test_waiting_says_what_the_parent_does(ann: Member) -> None:
     ann.wait(owner, parent, "Running")
     assert "running, 0%" in message_of(ann, owner, child)
     ann.facade.prefect.move(parent, "PAUSED", "Suspended")
-    poll(lambda: "paused" in message_of(ann, owner, child), "the child to say that its parent is paused", 10)
+    poll(lambda: "paused" in message_of(ann, owner, child), "the child to say that its parent is paused", 30)
     assert state_of(ann, child) == "AwaitingParent"
 
 
@@ -192,7 +192,7 @@ def test_the_last_of_a_long_chain_of_done_jobs_starts(ann: Member) -> None:
     for job_id, child in pairwise(chain):
         assert state_of(ann, child) == "AwaitingParent"
         ann.finish(job_id)
-        poll(lambda c=child: state_of(ann, c) == "Scheduled", "the release of the child", 10)
+        poll(lambda c=child: state_of(ann, c) == "Scheduled", "the release of the child", 30)
 
 
 def test_several_actions_in_one_post_make_a_chain(ann: Member) -> None:
@@ -255,13 +255,13 @@ def test_the_quota_of_running_jobs_lets_the_first_ones_go(ann: Member) -> None:
     assert [state_of(ann, i) for i in (first, second, third, low, high)] == ["Scheduled"] * 2 + ["AwaitingQuota"] * 3
     assert "2 of 2 jobs" in message_of(ann, owner, third)
     ann.finish(first)
-    poll(lambda: state_of(ann, high) == "Scheduled", "the job of high priority", 10)
+    poll(lambda: state_of(ann, high) == "Scheduled", "the job of high priority", 30)
     assert [state_of(ann, i) for i in (third, low)] == ["AwaitingQuota"] * 2
     ann.client.post(f"{owner}/jobs/{second}:cancel")
-    poll(lambda: state_of(ann, third) == "Scheduled", "the older job", 10)
+    poll(lambda: state_of(ann, third) == "Scheduled", "the older job", 30)
     assert state_of(ann, low) == "AwaitingQuota"
     set_quota(ann.facade.settings.database_url, ann.org, max_running=None)
-    poll(lambda: state_of(ann, low) == "Scheduled", "the last job when the quota goes", 10)
+    poll(lambda: state_of(ann, low) == "Scheduled", "the last job when the quota goes", 30)
 
 
 def test_a_child_whose_parent_is_done_still_waits_for_the_quota(ann: Member) -> None:
@@ -272,5 +272,5 @@ def test_a_child_whose_parent_is_done_still_waits_for_the_quota(ann: Member) -> 
     other = ann.start(owner, "train")
     assert (state_of(ann, child), state_of(ann, other)) == ("AwaitingParent", "AwaitingQuota")
     ann.finish(parent)
-    poll(lambda: state_of(ann, child) == "Scheduled", "the child, which is older", 10)
+    poll(lambda: state_of(ann, child) == "Scheduled", "the child, which is older", 30)
     assert state_of(ann, other) == "AwaitingQuota"

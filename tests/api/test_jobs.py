@@ -70,7 +70,7 @@ def test_progress_reaches_the_job_within_a_moment(ann) -> None:
         result = ann.job(owner, job_id)["result"]
         return result if "epoch" in result else None
 
-    result = poll(seen, "the progress", 10)
+    result = poll(seen, "the progress", 30)
     assert (result["epoch"], result["max_epoch"], result["message"]) == (1, 3, "epoch 1 of 3")
     curve = next(c for c in result["graphical"] if c["metric"] == "loss")
     assert curve["values"] == {"1": 0.5} and (curve["x_min"], curve["x_max"]) == (1, 1)
@@ -166,7 +166,7 @@ def test_child_waits_for_its_parent_and_is_released_by_its_end(ann) -> None:
     def released() -> bool:
         return bool(ann.facade.prefect.run(child)["state"]["name"] == "Scheduled")
 
-    poll(released, "the child to be released", 10)
+    poll(released, "the child to be released", 30)
     assert ann.facade.prefect.run(child)["next_scheduled_start_time"] < datetime.now(UTC).isoformat()
     grandchild = ann.start(owner, "evaluate", parent_job_id=parent)
     assert ann.facade.prefect.run(grandchild)["state"]["name"] == "Scheduled"
@@ -223,7 +223,7 @@ def test_resume_goes_on_under_the_same_id_with_another_spec(ann) -> None:
     ann.facade.prefect.move(job_id, "RUNNING")
     ann.facade.prefect.move(job_id, "CANCELLED")
     ann.wait(owner, job_id, "Canceled")
-    poll(lambda: "EOF" in ann.client.get(f"{owner}/jobs/{job_id}/logs").text, "the end of the log", 5)
+    poll(lambda: "EOF" in ann.client.get(f"{owner}/jobs/{job_id}/logs").text, "the end of the log", 30)
     spec = {"train": {"train_config": {"runner": {"max_epochs": 7}}}, "gpus": 1}
     answer = ann.client.post(
         f"{owner}/jobs/{job_id}:resume", content=json.dumps({"parent_job_id": None, "specs": spec})
@@ -285,8 +285,8 @@ def test_deleting_an_experiment_cancels_its_jobs_and_frees_everything(ann) -> No
     assert ann.client.delete(owner).status_code == 200
     assert ann.facade.prefect.run(running)["state"]["type"] == "CANCELLING"
     ann.facade.prefect.move(running, "CANCELLED")
-    poll(lambda: not ann.facade.prefect.exists(running), "the running job to be purged", 15)
-    poll(lambda: not ann.facade.prefect.exists(pending), "the pending job to be purged", 15)
+    poll(lambda: not ann.facade.prefect.exists(running), "the running job to be purged", 30)
+    poll(lambda: not ann.facade.prefect.exists(pending), "the pending job to be purged", 30)
     left = ann.facade.files_of(ann.org)
     assert all(path.startswith("datasets/") for path in left), left
 
@@ -306,7 +306,7 @@ def test_convert_works_on_a_dataset(ann) -> None:
     ann.wait(owner, job_id, "Done")
     ann.client.post(f"{owner}/jobs/{second}:cancel")
     assert ann.client.delete(owner).status_code == 200
-    poll(lambda: ann.facade.files_of(ann.org) == [], "everything to be freed", 10)
+    poll(lambda: ann.facade.files_of(ann.org) == [], "everything to be freed", 30)
 
 
 def test_run_started_in_the_prefect_ui_is_the_same_job_in_rest(ann) -> None:
@@ -321,7 +321,7 @@ def test_run_started_in_the_prefect_ui_is_the_same_job_in_rest(ann) -> None:
         (f"experiments/{experiment_id}", train, "train"),
         (f"datasets/{dataset_id}", convert, "convert"),
     ):
-        poll(lambda o=owner, j=job_id: ann.client.get(f"{o}/jobs/{j}").status_code == 200, "the adoption", 10)
+        poll(lambda o=owner, j=job_id: ann.client.get(f"{o}/jobs/{j}").status_code == 200, "the adoption", 30)
         job = ann.job(owner, job_id)
         assert (job["id"], job["action"], job["status"]) == (job_id, action, "Pending")
     ann.finish(train)
@@ -338,7 +338,7 @@ def test_runs_of_unknown_orgs_and_of_foreign_experiments_are_nobodys_jobs(facade
     ):
         facade.prefect.start_by_hand("train/classification_pyt", parameters)
     own = facade.prefect.start_by_hand("train/classification_pyt", {"org": ann.org, "experiment_id": experiment_id})
-    poll(lambda: ann.client.get(f"experiments/{experiment_id}/jobs/{own}").status_code == 200, "the adoption", 10)
+    poll(lambda: ann.client.get(f"experiments/{experiment_id}/jobs/{own}").status_code == 200, "the adoption", 30)
     assert [j["id"] for j in ann.client.get("experiments/all/jobs").json()] == [own]
     assert eve.client.get("experiments/*/jobs").json() == []
 
@@ -362,8 +362,8 @@ def test_a_facade_that_was_away_catches_up_with_everything(prefect_server, tmp_p
     again = next(second).member(org=member.org)
     again.wait(owner, parent, "Done")
     assert "deleted" in again.wait(owner, lost, "Error")["result"]["message"]
-    poll(lambda: again.client.get(f"{owner}/jobs/{by_hand}").status_code == 200, "the adoption", 10)
-    poll(lambda: prefect_server.run(child)["state"]["name"] == "Scheduled", "the release of the child", 10)
+    poll(lambda: again.client.get(f"{owner}/jobs/{by_hand}").status_code == 200, "the adoption", 30)
+    poll(lambda: prefect_server.run(child)["state"]["name"] == "Scheduled", "the release of the child", 30)
     second.close()
 
 
@@ -388,7 +388,7 @@ def test_status_and_log_updates_are_kept_until_the_job_ends(ann) -> None:
         assert ann.client.post(f"{path}:{verb}", content=body).status_code == 400
     ann.facade.prefect.move(job_id, "CANCELLED")
     ann.wait(owner, job_id, "Canceled")
-    poll(lambda: ann.client.get(f"{path}/logs").text.endswith("Error EOF\n"), "the end of the log", 5)
+    poll(lambda: ann.client.get(f"{path}/logs").text.endswith("Error EOF\n"), "the end of the log", 30)
     assert ann.client.post(f"{path}:log_update", content='{"log_contents": "late"}').status_code == 409
     assert ann.client.get(f"{path}/logs").text.endswith("Error EOF\n")
 

@@ -76,10 +76,10 @@ def test_a_job_that_runs_for_too_long_is_stopped_by_its_worker(ann: Member) -> N
     owner = f"experiments/{ann.ready()}"
     job_id = ann.start(owner, "train", max_run_time=0.5)
     ann.facade.prefect.move(job_id, "RUNNING")
-    poll(lambda: state_of(ann, job_id) == ("CANCELLING", "TimingOut"), "the worker to be asked", 15)
+    poll(lambda: state_of(ann, job_id) == ("CANCELLING", "TimingOut"), "the worker to be asked", 30)
     reason = ann.facade.prefect.run(job_id)["state"]["message"]
     assert "max_run_time" in reason
-    poll(lambda: reason in ann.job(owner, job_id)["result"]["message"], "the reason to be shown", 10)
+    poll(lambda: reason in ann.job(owner, job_id)["result"]["message"], "the reason to be shown", 30)
     ann.facade.prefect.move(job_id, "FAILED", "TimedOut", reason)
     assert ann.wait(owner, job_id, "Error")["result"]["message"] == reason
 
@@ -96,7 +96,7 @@ def test_expiry_ends_whatever_a_job_does(ann: Member) -> None:
     for job_id in (held, pending, paused):
         assert "expires_at" in ann.wait(owner, job_id, "Error")["result"]["message"]
         assert state_of(ann, job_id) == ("FAILED", "TimedOut")
-    poll(lambda: state_of(ann, running) == ("CANCELLING", "TimingOut"), "the worker to be asked", 10)
+    poll(lambda: state_of(ann, running) == ("CANCELLING", "TimingOut"), "the worker to be asked", 30)
     assert ann.job(owner, parent)["status"] == "Pending"
 
 
@@ -111,7 +111,7 @@ def test_an_org_over_its_quota_of_storage_starts_and_uploads_nothing(ann: Member
         [info] = [info for info in list_orgs(url) if info.name == ann.org]
         return info.storage_bytes
 
-    poll(lambda: used() > 300_000, "the size of the job", 10)
+    poll(lambda: used() > 300_000, "the size of the job", 30)
     set_quota(url, ann.org, max_storage_bytes=used() + 100)
     dataset_id = ann.dataset()
     archive = image_tar(["cat", "dog"])

@@ -33,7 +33,7 @@ def test_a_pending_job_says_how_many_are_ahead_and_whether_there_is_a_worker(ann
     empty_queue(ann)
     owner = f"experiments/{ann.ready()}"
     first = ann.start(owner, "train")
-    poll(lambda: "ahead" not in message_of(ann, owner, first), "the queue to be empty", 15)
+    poll(lambda: "ahead" not in message_of(ann, owner, first), "the queue to be empty", 30)
     assert "none is online" in message_of(ann, owner, first)
     second, third, low, high = (
         ann.start(owner, "train", **fields) for fields in ({}, {}, {"priority": "low"}, {"priority": "high"})
@@ -45,7 +45,7 @@ def test_a_pending_job_says_how_many_are_ahead_and_whether_there_is_a_worker(ann
     assert listed == {job_id: message_of(ann, owner, job_id) for job_id in (first, second, third, low, high)}
     assert ann.facade.prefect.run(high)["work_queue_name"] == "high"
     heartbeat(ann, "w1")
-    poll(lambda: "none is online" not in message_of(ann, owner, high), "the worker to be seen", 15)
+    poll(lambda: "none is online" not in message_of(ann, owner, high), "the worker to be seen", 30)
     assert "first in the queue" in message_of(ann, owner, high)
     shown = ann.client.get(owner).json()["jobs"]
     assert {job["id"]: job["result"]["message"] for job in shown} == {
@@ -62,9 +62,9 @@ def test_a_job_that_lost_its_worker_says_so_while_it_waits(ann: Member) -> None:
     ann.wait(owner, job_id, "Pending")
     assert "Attempt 1 of 3 lost its worker." in message_of(ann, owner, job_id)
     ann.facade.prefect.move(job_id, "PENDING", message="Waiting for the old process to end.")
-    poll(lambda: message_of(ann, owner, job_id) == "Waiting for the old process to end.", "the worker's words", 10)
+    poll(lambda: message_of(ann, owner, job_id) == "Waiting for the old process to end.", "the worker's words", 30)
     ann.facade.prefect.move(job_id, "RUNNING")
-    poll(lambda: message_of(ann, owner, job_id) == "Running.", "the job to run", 10)
+    poll(lambda: message_of(ann, owner, job_id) == "Running.", "the job to run", 30)
 
 
 def test_a_job_that_a_worker_has_taken_is_not_in_the_queue(ann: Member) -> None:
@@ -72,7 +72,7 @@ def test_a_job_that_a_worker_has_taken_is_not_in_the_queue(ann: Member) -> None:
     job_id = ann.start(owner, "train")
     ann.facade.prefect.client.patch(f"flow_runs/{job_id}/labels", json={OWNER_LABEL: "m 1:2"}).raise_for_status()
     ann.facade.prefect.move(job_id, "PENDING")
-    poll(lambda: "A worker has taken the job" in message_of(ann, owner, job_id), "the job to be taken", 10)
+    poll(lambda: "A worker has taken the job" in message_of(ann, owner, job_id), "the job to be taken", 30)
 
 
 def test_a_facade_that_was_away_reads_what_was_reported_meanwhile(prefect_server: Prefect, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_facade_that_was_away_reads_what_was_reported_meanwhile(prefect_server
     member.facade.storage.write_bytes(f"{layout.job(member.org, job_id)}/status.json", text.encode())
     second = serve(settings, prefect_server)
     again = next(second).member(org=member.org)
-    poll(lambda: again.job(owner, job_id)["result"].get("epoch") == 3, "the epochs to be read", 15)
+    poll(lambda: again.job(owner, job_id)["result"].get("epoch") == 3, "the epochs to be read", 30)
     result = again.job(owner, job_id)["result"]
     assert result["graphical"][0]["values"] == {"1": 1.0, "2": 0.5, "3": 1 / 3}
     assert result["message"] == "epoch 3 of 4"

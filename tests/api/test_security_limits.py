@@ -198,7 +198,7 @@ def test_who_does_not_read_the_answer_is_cut_off(strict: Facade) -> None:
         def open_here() -> list[str]:
             return [str(tar) for link in Path("/proc/self/fd").iterdir() if link.exists() and link.resolve() == tar]
 
-        poll(lambda: not open_here(), "the file to be closed", 20)
+        poll(lambda: not open_here(), "the file to be closed", 30)
 
 
 def test_bodies_and_pages_have_an_end(facade: Facade, ann: Member) -> None:

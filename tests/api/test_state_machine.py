@@ -417,7 +417,7 @@ class Life(RuleBasedStateMachine):
             return self.member.client.get(f"{self.owner}/jobs/{job.id}/logs").text
 
         if rests:
-            poll(lambda: log().endswith(f"\n{end}\n"), f"the last line of the log of {job}", 10)
+            poll(lambda: log().endswith(f"\n{end}\n"), f"the last line of the log of {job}", 30)
         assert log().count(" EOF\n") == rests, f"{job}: {log()[-300:]!r}"
 
     def _settle_others(self, job: ModelJob) -> None:

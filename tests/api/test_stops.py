@@ -55,14 +55,14 @@ def test_clients_of_5_3_pause_training_by_cancel(ann: Member) -> None:
     assert ann.job(owner, job_id)["status"] == "Running"
     suspend(ann, job_id)
     ann.wait(owner, job_id, "Canceled")
-    poll(lambda: log_of(ann, owner, job_id).endswith("\nError EOF\n"), "the end of the log", 10)
+    poll(lambda: log_of(ann, owner, job_id).endswith("\nError EOF\n"), "the end of the log", 30)
     assert "paused" in ann.job(owner, child)["result"]["message"] and ann.job(owner, child)["status"] == "Pending"
     assert post(ann, owner, job_id, "resume", {"parent_job_id": None, "specs": {}}) == {}
     assert prefect_state(ann, job_id) == ("SCHEDULED", "Resuming")
     assert ann.job(owner, job_id)["status"] == "Pending" and "EOF" not in log_of(ann, owner, job_id)
     ann.finish(job_id)
     ann.wait(owner, job_id, "Done")
-    poll(lambda: prefect_state(ann, child)[1] == "Scheduled", "the child", 10)
+    poll(lambda: prefect_state(ann, child)[1] == "Scheduled", "the child", 30)
 
 
 def test_clients_of_5_3_cancel_what_they_have_paused_by_a_second_cancel(ann: Member) -> None:
@@ -144,7 +144,7 @@ def test_jobs_without_a_process_are_paused_at_once_and_go_back_to_where_they_wer
     post(new, owner, pending, "resume")
     assert prefect_state(new, pending) == ("SCHEDULED", "Resuming")
     new.finish(pending)
-    poll(lambda: prefect_state(new, held)[1] == "Scheduled", "the child", 10)
+    poll(lambda: prefect_state(new, held)[1] == "Scheduled", "the child", 30)
 
 
 def test_a_resumed_job_that_is_queued_can_be_stopped_again(new: Member) -> None:
@@ -168,7 +168,7 @@ def test_a_job_given_back_to_the_queue_is_cancelled_at_once(new: Member) -> None
     job_id = running(new, owner)
     new.facade.prefect.client.patch(f"flow_runs/{job_id}", json={"infrastructure_pid": "123"}).raise_for_status()
     new.facade.prefect.move(job_id, "SCHEDULED", "AwaitingRetry", "The worker w was lost.")
-    poll(lambda: "The worker w was lost" in new.job(owner, job_id)["result"]["message"], "the reason", 10)
+    poll(lambda: "The worker w was lost" in new.job(owner, job_id)["result"]["message"], "the reason", 30)
     post(new, owner, job_id, "cancel")
     assert prefect_state(new, job_id)[0] == "CANCELLED"
 
@@ -182,7 +182,7 @@ def test_children_of_a_cancelled_job_are_cancelled_with_it(new: Member) -> None:
     assert parent in new.job(owner, child)["result"]["message"]
     told = new.job(owner, grandchild)
     assert told["status"] == "Canceled" and child in told["result"]["message"] and parent in told["result"]["message"]
-    poll(lambda: prefect_state(new, grandchild)[0] == "CANCELLED", "Prefect to know", 10)
+    poll(lambda: prefect_state(new, grandchild)[0] == "CANCELLED", "Prefect to know", 30)
 
 
 def test_a_cancelled_job_can_be_resumed_but_not_one_that_is_on_its_way(new: Member) -> None:

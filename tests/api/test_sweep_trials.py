@@ -25,7 +25,7 @@ def post(member: Member, owner: str, job_id: str, verb: str) -> None:
 
 
 def wait_for(member: Member, run_id: str, *state: str) -> None:
-    poll(lambda: state_of(member, run_id)[: len(state)] == state, f"{run_id} to be {state}", 15)
+    poll(lambda: state_of(member, run_id)[: len(state)] == state, f"{run_id} to be {state}", 30)
 
 
 def of_every_kind(member: Member, sweep: str) -> dict[str, str]:
@@ -70,7 +70,7 @@ def test_trials_of_a_sweep_that_is_cancelled_without_a_process_have_ended_when_t
     sweep = start_running(ann, owner)
     trials = of_every_kind(ann, sweep)
     ann.facade.prefect.move(sweep, "SCHEDULED", "AwaitingRetry", "The worker w was lost.")
-    poll(lambda: "lost" in ann.job(owner, sweep)["result"]["message"], "the retry", 10)
+    poll(lambda: "lost" in ann.job(owner, sweep)["result"]["message"], "the retry", 30)
     assert state_of(ann, trials["running"])[0] == "RUNNING"  # another worker goes on with the sweep
     post(ann, owner, sweep, "cancel")
     post(ann, owner, sweep, "cancel")  # the first one paused it
@@ -173,7 +173,7 @@ def test_what_trials_use_is_charged_to_their_sweep(priced: Member) -> None:
         use = priced.job(owner, sweep)["usage"]
         return use if use["attempts"] == 3 and use["storage_bytes"] > 300_000 else None
 
-    use = poll(settled, "the account", 10)
+    use = poll(settled, "the account", 30)
     used = sum(seconds_of(priced, trial) for trial in trials)
     assert use["cost"] == pytest.approx(2 * used, rel=0.01, abs=1e-4)
     assert use["run_hours"] * 3600 > used
@@ -187,7 +187,7 @@ def test_what_trials_use_is_charged_to_their_sweep(priced: Member) -> None:
 def test_a_sweep_that_goes_on_shows_what_its_trials_have_used(priced: Member) -> None:
     owner, prefect = searching(priced), priced.facade.prefect
     sweep = start_running(priced, owner)
-    poll(lambda: priced.job(owner, sweep)["usage"]["attempts"] == 1, "the account of its own", 10)
+    poll(lambda: priced.job(owner, sweep)["usage"]["attempts"] == 1, "the account of its own", 30)
     done, running = start_trial(priced, sweep, 0), start_trial(priced, sweep, 1)
     for trial in (done, running):
         write_attempt(priced, trial, cpus=500)
@@ -201,7 +201,7 @@ def test_a_sweep_that_goes_on_shows_what_its_trials_have_used(priced: Member) ->
             await services.close()
 
     asyncio.run(look())
-    poll(lambda: priced.job(owner, sweep)["usage"]["attempts"] == 3, "the account of the trials", 10)
+    poll(lambda: priced.job(owner, sweep)["usage"]["attempts"] == 3, "the account of the trials", 30)
     first, second = (priced.job(owner, sweep)["usage"]["cost"] for _ in range(2))
     assert 500 * seconds_of(priced, done) < first < second  # one of them runs on
     line = priced.client.get("usage").json()
@@ -219,7 +219,7 @@ def test_trials_of_a_sweep_whose_row_went_first_are_charged(priced: Member) -> N
     wait_for(priced, trial, "CANCELLING")
     assert prefect.exists(sweep), "the accounts of its trials are not closed yet"
     prefect.move(trial, "CANCELLED")
-    poll(lambda: not prefect.exists(sweep) and not prefect.exists(trial), "the flow runs to go", 20)
+    poll(lambda: not prefect.exists(sweep) and not prefect.exists(trial), "the flow runs to go", 30)
     report = priced.client.get("usage").json()
     assert (report["jobs"], report["attempts"]) == (1, 2) and report["cost"] > 0
 
@@ -255,7 +255,7 @@ def test_a_paused_sweep_can_be_deleted(ann: Member) -> None:
     prefect.move(sweep, "PAUSED", "Suspended")
     ann.wait(owner, sweep, "Canceled")
     assert ann.client.delete(f"{owner}/jobs/{sweep}").status_code == 200
-    poll(lambda: not prefect.exists(sweep) and not prefect.exists(trial), "the flow runs to go", 15)
+    poll(lambda: not prefect.exists(sweep) and not prefect.exists(trial), "the flow runs to go", 30)
 
 
 def test_deleting_an_experiment_ends_its_sweeps_and_their_trials(ann: Member) -> None:
@@ -266,6 +266,6 @@ def test_deleting_an_experiment_ends_its_sweeps_and_their_trials(ann: Member) ->
     prefect.move(sweep, "CANCELLED")
     wait_for(ann, trial, "CANCELLING")
     prefect.move(trial, "CANCELLED")
-    poll(lambda: not prefect.exists(sweep) and not prefect.exists(trial), "the flow runs to go", 20)
+    poll(lambda: not prefect.exists(sweep) and not prefect.exists(trial), "the flow runs to go", 30)
     left = ann.facade.files_of(ann.org)
     assert all(path.startswith("datasets/") for path in left), left

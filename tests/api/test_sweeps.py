@@ -125,7 +125,7 @@ def test_a_sweep_started_in_the_prefect_ui_is_the_same_job_in_rest(ann: Member) 
     owner = f"experiments/{experiment_id}"
     parameters = {"org": ann.org, "experiment_id": experiment_id, "settings": {"algorithm": "random", "max_trials": 2}}
     job_id = ann.facade.prefect.start_by_hand(f"sweep/{NETWORK}", parameters)
-    poll(lambda: ann.client.get(f"{owner}/jobs/{job_id}").status_code == 200, "the adoption", 10)
+    poll(lambda: ann.client.get(f"{owner}/jobs/{job_id}").status_code == 200, "the adoption", 30)
     assert ann.job(owner, job_id)["action"] == "train"
     assert ann.client.get(f"{owner}/jobs/{job_id}:automl_details").json()["trials"] == []
     # it keeps its own settings, those of the experiment are of another search
@@ -150,7 +150,7 @@ def test_a_sweep_that_somebodys_own_flow_calls_is_one_too(ann: Member) -> None:
         },
     )
     path = f"experiments/{experiment_id}/jobs/{made.json()['id']}"
-    poll(lambda: ann.client.get(path).status_code == 200, "the adoption", 10)
+    poll(lambda: ann.client.get(path).status_code == 200, "the adoption", 30)
     assert ann.client.get(f"{path}:automl_details").status_code == 200
 
 
@@ -224,7 +224,7 @@ def test_progress_of_a_sweep_shows_in_the_words_of_the_documents(ann: Member) ->
     owner = searching(ann)
     job_id = start_running(ann, owner)
     ann.facade.prefect.tell(job_id, message="4 trials", sweep=progress())
-    poll(lambda: ann.job(owner, job_id)["result"].get("stats"), "the first report", 10)
+    poll(lambda: ann.job(owner, job_id)["result"].get("stats"), "the first report", 30)
     assert stats_of(ann.job(owner, job_id)["result"]) == {"Number of epochs yet to start": "0"}
     ann.facade.prefect.tell(job_id, message="4 trials", fraction=0.25, eta_s=90.0, sweep=progress(**TOLD))
     result = poll(
@@ -235,7 +235,7 @@ def test_progress_of_a_sweep_shows_in_the_words_of_the_documents(ann: Member) ->
     shown = V4.of(ann).ok("GET", f"{owner.replace('experiments', 'model')}/job/{job_id}")["result"]
     assert stats_of(shown) == STATS and shown["automl_result"] == result["automl_result"]
     ann.facade.prefect.tell(job_id, message="a report without", sweep=None)
-    poll(lambda: ann.job(owner, job_id)["result"]["message"] == "a report without", "the next report", 10)
+    poll(lambda: ann.job(owner, job_id)["result"]["message"] == "a report without", "the next report", 30)
     assert stats_of(ann.job(owner, job_id)["result"]) == STATS
 
 
@@ -279,7 +279,7 @@ def test_details_show_every_trial_and_which_is_the_best(facade: Facade, ann: Mem
         {"id": 2, "specs": {RATE: 0.3}, "status": "pending", "bracket": 1},
     )
     ann.facade.prefect.tell(job_id, sweep=progress(**{**TOLD, "best_trial": 0}))
-    poll(lambda: ann.client.get(path).json()["best"] is not None, "the report", 10)
+    poll(lambda: ann.client.get(path).json()["best"] is not None, "the report", 30)
     details = ann.client.get(path).json()
     assert {name: details[name] for name in ("job_id", "metric", "best_trial", "maximize", "epochs_left")} == {
         "job_id": job_id,
@@ -382,11 +382,11 @@ def test_a_finished_sweep_is_extended_when_more_is_asked_for(ann: Member) -> Non
     ann.facade.prefect.move(job_id, "RUNNING")
     ann.wait(owner, job_id, "Running")
     ann.facade.prefect.tell(job_id, fraction=0.5, sweep=progress(**{**TOLD, "best": 0.9375}))
-    poll(lambda: ann.job(owner, job_id)["result"]["automl_result"][0]["value"] == 0.9375, "the next report", 10)
+    poll(lambda: ann.job(owner, job_id)["result"]["automl_result"][0]["value"] == 0.9375, "the next report", 30)
     ann.finish(job_id)
     ann.wait(owner, job_id, "Done")
     assert ann.client.get(f"{owner}/jobs/{job_id}/logs").text.count("EOF") == 1
-    poll(lambda: state_of(ann, waiting)[1] == "Scheduled", "the child", 10)
+    poll(lambda: state_of(ann, waiting)[1] == "Scheduled", "the child", 30)
     assert ann.client.post(f"{owner}/jobs/{waiting}:cancel").status_code == 200
     refused = resume(ann, owner, job_id)
     assert refused.status_code == 400 and "automl_max_recommendations (10)" in refused.json()["error_desc"]

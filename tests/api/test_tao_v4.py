@@ -261,8 +261,8 @@ def test_a_data_set_goes_with_its_jobs(ann: V4) -> None:
     ann.ok("GET", f"dataset/{dataset_id}", status=404)
     ended = ("CANCELLING", "CANCELLED")
     prefect = ann.facade.prefect
-    poll(lambda: not prefect.exists(running) or prefect.run(running)["state_type"] in ended, "the end of the job", 20)
-    poll(lambda: not prefect.exists(pending), "the end of the other", 20)
+    poll(lambda: not prefect.exists(running) or prefect.run(running)["state_type"] in ended, "the end of the job", 30)
+    poll(lambda: not prefect.exists(pending), "the end of the other", 30)
 
 
 def test_pretrained_models_are_listed_and_known_by_the_key_that_they_lack(

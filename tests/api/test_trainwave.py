@@ -79,7 +79,7 @@ class Waver:
         return dict(answer.json())
 
     def wait(self, job_id: str, state: str) -> dict[str, Any]:
-        return poll(lambda: job if (job := self.job(job_id))["state"] == state else None, f"{job_id} to be {state}", 20)
+        return poll(lambda: job if (job := self.job(job_id))["state"] == state else None, f"{job_id} to be {state}", 30)
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ def test_a_run_from_the_form_of_prefect_is_a_job_here(ann: Waver) -> None:
     ann.create()  # so that the org is known
     parameters = {"org": ann.org, "command": {"run_command": "python train.py", "cpus": 2}}
     job_id = ann.facade.prefect.start_by_hand("run/command", parameters)
-    poll(lambda: ann.client.get(f"jobs/{job_id}/").status_code == 200, "the job", 20)
+    poll(lambda: ann.client.get(f"jobs/{job_id}/").status_code == 200, "the job", 30)
     shown = ann.job(job_id)
     assert shown["project"]["name"] == "default"
     assert shown["config"]["cpus"] == 2

@@ -197,7 +197,7 @@ def half_sent(member: Member, dataset_id: str, body: bytes) -> socket.socket:
     def receiving() -> bool:
         return member.client.get(f"datasets/{dataset_id}").json()["status"] == "in_progress"
 
-    poll(receiving, "the upload to begin", 10)
+    poll(receiving, "the upload to begin", 30)
     return connection
 
 
@@ -221,7 +221,7 @@ def test_an_upload_that_breaks_off_leaves_nothing_behind(ann) -> None:
     def released() -> bool:
         return ann.client.get(f"datasets/{dataset_id}").json()["status"] == "not_present"
 
-    poll(released, "the broken upload to be given up", 10)
+    poll(released, "the broken upload to be given up", 30)
     assert_empty(ann, dataset_id)
     assert ann.upload(dataset_id, image_tar(["cat"])).status_code == 201
 

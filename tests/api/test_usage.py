@@ -96,7 +96,7 @@ def test_a_job_shows_what_it_has_used_and_the_org_the_sum(priced: Member) -> Non
     write_attempt(priced, job_id, 1)
     priced.facade.prefect.move(job_id, "RUNNING")
     priced.wait(owner, job_id, "Running")
-    running = poll(lambda: priced.job(owner, job_id)["usage"]["cost"] and priced.job(owner, job_id)["usage"], "use", 10)
+    running = poll(lambda: priced.job(owner, job_id)["usage"]["cost"] and priced.job(owner, job_id)["usage"], "use", 30)
     assert running["attempts"] == 1 and running["currency"] == "EUR"
     assert priced.client.get("usage").json()["cost"] > 0
     priced.facade.prefect.move(job_id, "SCHEDULED", "AwaitingRetry", "lost")
@@ -110,7 +110,7 @@ def test_a_job_shows_what_it_has_used_and_the_org_the_sum(priced: Member) -> Non
         is_whole = use["gpu_hours"] > 0 and use["storage_bytes"] > 300_000
         return use if (use["attempts"], reported) == (2, 2) and is_whole else None
 
-    use = poll(settled, "the account", 10)
+    use = poll(settled, "the account", 30)
     assert use["cost"] == pytest.approx(3600 * use["cpu_hours"] + 36_000 * use["gpu_hours"], rel=0.01)
     report = priced.client.get("usage").json()
     assert (report["jobs"], report["attempts"], report["currency"]) == (1, 2, "EUR")

@@ -54,7 +54,7 @@ def wait(client: httpx.Client, job_id: str, status: str) -> dict[str, Any]:
         found = info(client, job_id)
         return found if found["status"] == status else None
 
-    return poll(read, f"{job_id} to be {status}", 20)
+    return poll(read, f"{job_id} to be {status}", 30)
 
 
 def end(member: Member, client: httpx.Client, job_id: str) -> dict[str, Any]:
@@ -263,12 +263,12 @@ def test_parent_model_has_to_exist_and_its_job_to_be_done(ann, train) -> None:
 def test_run_that_somebody_starts_in_prefect_is_a_job_of_the_workspace(ann, train) -> None:
     bundle_id = post(train).json()["bundle_id"]
     by_hand = ann.facade.prefect.start_by_hand("train_bundle/bundle", {"org": ann.org, "bundle_id": bundle_id})
-    poll(lambda: train.get(f"moons/{by_hand}").status_code == 200, "the adopted job", 20)
+    poll(lambda: train.get(f"moons/{by_hand}").status_code == 200, "the adopted job", 30)
     assert train.get("moons").json()["jobs"][0]["job_id"] == by_hand
     eve = ann.facade.member(user="eve")
     stolen = ann.facade.prefect.start_by_hand("train_bundle/bundle", {"org": eve.org, "bundle_id": bundle_id})
     later = ann.facade.prefect.start_by_hand("train_bundle/bundle", {"org": ann.org, "bundle_id": bundle_id})
-    poll(lambda: train.get(f"moons/{later}").status_code == 200, "the adopted job", 20)
+    poll(lambda: train.get(f"moons/{later}").status_code == 200, "the adopted job", 30)
     assert train_client(eve).get(f"moons/{stolen}").status_code == 404
 
 
@@ -439,7 +439,7 @@ def test_bundle_goes_when_its_last_job_is_gone_but_for_the_newest(ann, train) ->
     for job_id in (jobs[0], jobs[2]):
         ann.facade.prefect.client.delete(f"flow_runs/{job_id}").raise_for_status()
     asyncio.run(collect())
-    poll(lambda: not storage.list_files(places[0]), "the files of the first bundle to go", 20)
+    poll(lambda: not storage.list_files(places[0]), "the files of the first bundle to go", 30)
     assert storage.list_files(places[1]) and storage.list_files(places[2])
     assert [job["job_id"] for job in train.get("moons").json()["jobs"]] == [jobs[1]]
     assert train.get("moons/inspect").status_code == 200

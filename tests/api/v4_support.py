@@ -66,7 +66,7 @@ class V4:
             job: dict[str, Any] = self.ok("GET", f"{owner}/job/{job_id}")
             return job if job["status"] == status else None
 
-        return poll(read, f"{job_id} to be {status}", 20)
+        return poll(read, f"{job_id} to be {status}", 30)
 
 
 # The models that the document prints; a tuple of words is an enum.

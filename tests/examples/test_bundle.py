@@ -138,8 +138,8 @@ def test_example_trains_and_a_second_job_goes_on_from_its_best_model(yard: Yard,
 def test_killed_job_keeps_the_models_that_were_complete(train: httpx.Client) -> None:
     job_id = start(train, tiny(ENDLESS))
     poll(lambda: "training" in log(train, job_id), "the stage", 120)
-    poll(lambda: read(train, job_id)["models"], "the model", 20)
-    poll(lambda: read(train, job_id)["status"] == "running", "the stage to be told", 20)
+    poll(lambda: read(train, job_id)["models"], "the model", 30)
+    poll(lambda: read(train, job_id)["status"] == "running", "the stage to be told", 30)
     assert train.delete(f"moons/{job_id}/").status_code == 200
     job = ended(train, job_id)
     assert job["status"] == "killed"

@@ -41,15 +41,15 @@ def test_the_watch_sees_two_processes_of_one_job(tmp_path: Path) -> None:
     job = tmp_path / "home" / "work" / "0b2f9a52-3c5e-4a3c-9a0c-5f6f0f8f7c11"
     with Watch(job.parent) as watch:
         leaders = [start_sleeper(job, start_new_session=True)]
-        poll(lambda: watch.leader(job.name), "the first process", 10)
+        poll(lambda: watch.leader(job.name), "the first process", 30)
         helper = start_sleeper(job)
-        poll(lambda: len(watch.running()[job.name]) == 2, "its helper", 10)
+        poll(lambda: len(watch.running()[job.name]) == 2, "its helper", 30)
         assert watch.violations == []
         leaders.append(start_sleeper(job, start_new_session=True))
-        poll(lambda: watch.violations, "the double run to be seen", 10)
+        poll(lambda: watch.violations, "the double run to be seen", 30)
         for process in (*leaders, helper):
             process.communicate(b"\n")
-        poll(lambda: not watch.running(), "the end of all", 10)
+        poll(lambda: not watch.running(), "the end of all", 30)
     assert [(kind, run_id) for kind, run_id, _ in watch.violations] == [("double run", job.name)]
 
 
@@ -60,8 +60,8 @@ def test_the_watch_sees_a_log_that_loses_lines(tmp_path: Path) -> None:
             log.write_text("one\ntwo\nError EOF\n")
             watch.follow(log)
         seen = watch.looks + 20
-        poll(lambda: watch.looks > seen, "a look at the logs", 20)
+        poll(lambda: watch.looks > seen, "a look at the logs", 30)
         good.write_text("one\ntwo\nthree\n")
         bad.write_text("one\nthree\n")
-        poll(lambda: watch.violations, "the lost line to be seen", 20)
+        poll(lambda: watch.violations, "the lost line to be seen", 30)
     assert [name for _, name, _ in watch.violations] == ["bad"]

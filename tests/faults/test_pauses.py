@@ -97,7 +97,7 @@ def test_pauses_at_random_moments_change_nothing(
         time.sleep(random.uniform(0.0, 0.6))
         assert rest.send("POST", f"{traffic.path(job)}:{verb}", {}).status_code == 200
         assert wait_for(rest, traffic, job, word) == word
-        poll(lambda: not traffic.watch.running().get(job.id), "the process to be gone", 15)
+        poll(lambda: not traffic.watch.running().get(job.id), "the process to be gone", 30)
         yard_run = yard.states([job.id])[job.id]
         assert (yard_run["state"]["type"], yard_run["state"]["name"]) == ("PAUSED", "Suspended")
         assert rest.send("POST", f"{traffic.path(job)}:resume", {}).status_code == 200

@@ -127,7 +127,7 @@ def test_nothing_of_a_command_outlives_the_process_of_its_run(api: httpx.Client)
     run = init.parent()
     assert run is not None
     run.kill()
-    poll(lambda: not alive(), "the end of all of them", 20)
+    poll(lambda: not alive(), "the end of all of them", 30)
     assert wait(api, job_id)["state"] == "SYSTEM_TERMINATED"
 
 

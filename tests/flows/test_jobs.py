@@ -130,7 +130,7 @@ def test_a_run_of_prefects_own_command_line_is_the_same_job_in_rest(yard: Yard, 
     match = re.search(r"UUID: ([0-9a-f-]{36})", started.stdout)
     assert match, started.stdout
     path = f"datasets/{chain.train_set}/jobs/{match[1]}"
-    poll(lambda: chain.client.get(path).status_code == 200, "the job in REST", 20)
+    poll(lambda: chain.client.get(path).status_code == 200, "the job in REST", 30)
     job = wait_for_job(chain.client, path)
     assert job["status"] == "Done", job
     assert job["id"] == match[1]
@@ -144,7 +144,7 @@ def test_a_run_from_the_form_of_the_ui_is_the_same_job_in_rest(yard: Yard, chain
     body = {"parameters": {"org": "acme", "experiment_id": chain.experiment, "spec": QUICK_TRAIN}}
     run = prefect(yard, "POST", f"deployments/{deployment['id']}/create_flow_run", body)
     path = f"experiments/{chain.experiment}/jobs/{run['id']}"
-    poll(lambda: chain.client.get(path).status_code == 200, "the job in REST", 20)
+    poll(lambda: chain.client.get(path).status_code == 200, "the job in REST", 30)
     assert wait_for_job(chain.client, path)["status"] == "Done"
 
 
@@ -181,4 +181,4 @@ def test_a_pipeline_makes_one_job_per_stage(yard: Yard, chain: Chain) -> None:
         jobs = chain.client.get(f"experiments/{chain.experiment}/jobs").json()[: len(stages)]
         return jobs if sorted(j["action"] for j in jobs) == sorted(stages) else None
 
-    assert {job["status"] for job in poll(all_there, "the stages in REST", 20)} == {"Done"}
+    assert {job["status"] for job in poll(all_there, "the stages in REST", 30)} == {"Done"}

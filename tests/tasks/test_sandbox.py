@@ -135,7 +135,7 @@ def test_a_command_ends_with_whoever_has_started_it(tmp_path: Path) -> None:
         assert starter.stdout is not None
         escaped = int(starter.stdout.readline())
         starter.kill()
-    poll(lambda: is_gone(escaped), "the end of what the command had started", 20)
+    poll(lambda: is_gone(escaped), "the end of what the command had started", 30)
 
 
 def test_memory_of_one_process_is_limited_by_the_kernel(tmp_path: Path) -> None:
