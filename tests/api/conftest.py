@@ -28,9 +28,9 @@ from facade_support import (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    """Ten seconds to start, so there is one for the session."""
+    """Ten seconds to start, so there is one for all tests here; it has thousands of runs to look after at their end."""
     home, port = tmp_path_factory.mktemp("prefect"), free_port()
     environment = {**os.environ, **prefect_environment(home, port)}
     command = [sys.executable, "-m", "prefect_trainyard.deployments.prefect_server", "--port", str(port)]
@@ -53,7 +53,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
         server.wait(20)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def facade(prefect_server: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Facade]:
     settings = ApiSettings(
         home=tmp_path_factory.mktemp("yard"),

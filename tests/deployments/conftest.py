@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from station import Process, Station, eventually, free_port, start_module
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
     """One server for all: it takes 3 s to start."""
     home = tmp_path_factory.mktemp("station")
@@ -46,7 +46,7 @@ def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
         server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def worker(station: Station) -> Process:
     """One worker for all that do not stop it: its warm-up takes seconds."""
     return station.start_worker("trainyard")
