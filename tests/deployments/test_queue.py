@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -64,6 +65,13 @@ def test_priority_goes_before_age_and_age_before_arrival(station: Station, tmp_p
         queue("old", Priority.NORMAL, 50),
         queue("high", Priority.HIGH, 5),
     ]
+    all_are_there = datetime.now(UTC)
+
+    def has_looked() -> bool:
+        queues = station.client.read_work_queues(work_pool_name=pool)
+        return all(one.last_polled is not None and one.last_polled > all_are_there for one in queues)
+
+    eventually(has_looked)
     cancel(station, first)
     for run in runs:
         station.wait(run, "Completed")
