@@ -24,7 +24,7 @@ from prefect_trainyard.schemas.attempts import OWNER_LABEL
 from prefect_trainyard.schemas.results import EpochMetrics, JobResult
 from support import poll
 
-EXAMPLES, STEPS = 40, 75
+EXAMPLES, STEPS = 48, 75
 #: What must have been executed for the test to mean anything.
 STEPS_MIN = 2000
 SETTLE_S = 20.0
