@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from ..schemas.errors import MissingFeature
-from ..schemas.reporting import Reporter
+from ..schemas.reporting import Reporter, SilentReporter
 from ..schemas.results import Artifact, ArtifactKind, Output
 from ..schemas.specs import Spec
 from . import distributed
@@ -103,6 +103,31 @@ class Settings:
     def is_part(self, until_epoch: int | None) -> bool:
         """Tell whether a run until that epoch is only a part of the training."""
         return until_epoch is not None and until_epoch < self.max_epochs
+
+
+def look_at_best(
+    trained: Output, request: Request, settings: Settings, reporter: Reporter, evaluate: Callable[..., Output]
+) -> Output:
+    """Return what a training gave and what `evaluate` says of its best weights: metrics per class, samples.
+
+    `evaluate` takes model, data, out and reporter. It is not asked after a part of the training: a sweep has many of
+    them, and most are never looked at.
+    """
+    best = trained.model
+    is_part = settings.is_part(request.until_epoch)
+    if best is None or request.eval_data is None or is_part or reporter.stop_requested():
+        return trained
+    reporter.allow_interruption()
+    reporter.log("Looking at the best weights.")
+    seen = evaluate(model=request.out / best.path, data=request.eval_data, out=request.out, reporter=SilentReporter())
+    return trained.model_copy(
+        update={
+            "artifacts": [*trained.artifacts, *seen.artifacts],
+            "kpi": {**seen.kpi, **trained.kpi},
+            "categorical": seen.categorical,
+            "confusion": seen.confusion,
+        }
+    )
 
 
 class FamilyLearner(Learner[Any], Protocol):

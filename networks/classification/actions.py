@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...schemas.reporting import Reporter, SilentReporter
+from ...schemas.reporting import Reporter
 from ...schemas.results import Output
 from ...schemas.specs import Spec
 from ..deployment_specs import TensorfileSpec
 from ..dialects import in_own_words, in_words_of
-from ..training import Request
+from ..training import Request, look_at_best
 from . import compression, evaluation, predictors
 from .spec import EvaluateSpec
 from .training import settings_of, spec_of
@@ -113,32 +114,9 @@ class Classification:
 
 
 def _train(request: Request, reporter: Reporter) -> Output:
-    """Train, then look at the best weights as `evaluate` does: metrics per class, confusion, samples.
-
-    Not after a part of the training: a sweep has many of them, and most are never looked at.
-    """
     trained = run_training(request, reporter)
-    best = trained.model
-    is_part = settings_of(spec_of(request)).is_part(request.until_epoch)
-    if best is None or request.eval_data is None or is_part or reporter.stop_requested():
-        return trained
-    reporter.allow_interruption()
-    reporter.log("Looking at the best weights.")
-    seen = evaluation.evaluate(
-        EvaluateSpec(),
-        model=request.out / best.path,
-        data=request.eval_data,
-        out=request.out,
-        reporter=SilentReporter(),
-    )
-    return trained.model_copy(
-        update={
-            "artifacts": [*trained.artifacts, *seen.artifacts],
-            "kpi": {**seen.kpi, **trained.kpi},
-            "categorical": seen.categorical,
-            "confusion": seen.confusion,
-        }
-    )
+    settings = settings_of(spec_of(request))
+    return look_at_best(trained, request, settings, reporter, partial(evaluation.evaluate, EvaluateSpec()))
 
 
 CLASSIFICATION = Classification("classification_pyt")

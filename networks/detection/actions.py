@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from ...schemas.reporting import Reporter, SilentReporter
+from ...schemas.reporting import Reporter
 from ...schemas.results import Output
 from ...schemas.specs import Spec
-from ..training import Request
+from ..training import Request, look_at_best
 from . import evaluation
 from .compression import build_engine, calibration_tensorfile, export, prune
 from .plans import look_of, recipe_of, settings_of
@@ -107,33 +108,14 @@ class Detection:
 
 
 def _train(request: Request, reporter: Reporter) -> Output:
-    """Train, then look at the best weights as `evaluate` does: metrics per class, samples.
-
-    Not after a part of the training: a sweep has many of them, and most are never looked at.
-    """
     trained = run_training(request, reporter)
-    best = trained.model
-    is_part = settings_of(request.spec).is_part(request.until_epoch)
-    if best is None or request.eval_data is None or is_part or reporter.stop_requested():
-        return trained
-    reporter.allow_interruption()
-    reporter.log("Looking at the best weights.")
-    seen = evaluation.evaluate(
+    evaluate = partial(
+        evaluation.evaluate,
         limits=recipe_of(request.spec).limits,
         batch_size=EvalConfig().batch_size,
         samples=EvalConfig().samples,
-        model=request.out / best.path,
-        data=request.eval_data,
-        out=request.out,
-        reporter=SilentReporter(),
     )
-    return trained.model_copy(
-        update={
-            "artifacts": [*trained.artifacts, *seen.artifacts],
-            "kpi": {**seen.kpi, **trained.kpi},
-            "categorical": seen.categorical,
-        }
-    )
+    return look_at_best(trained, request, settings_of(request.spec), reporter, evaluate)
 
 
 SSD = Detection("ssd")

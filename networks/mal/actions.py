@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from ...schemas.reporting import Reporter, SilentReporter
+from ...schemas.reporting import Reporter
 from ...schemas.results import Output
-from ..training import Request
+from ..training import Request, look_at_best
 from . import evaluation
 from .model import NETWORK, Labeller
 from .plans import settings_of
@@ -43,7 +44,11 @@ class MaskLabelling:
             is_retrain=False,
             until_epoch=until_epoch,
         )
-        return _train(request, spec, reporter)
+        trained = run_training(request, reporter)
+        if spec.train.metric == "loss":
+            # why: it is what those choose who do not know the true masks.
+            return trained
+        return look_at_best(trained, request, settings_of(spec), reporter, partial(evaluation.evaluate, Look()))
 
     def evaluate(self, spec: EvaluateSpec, *, model: Path, data: Path, out: Path, reporter: Reporter) -> Output:
         """Compare the masks that a model makes of boxes with the true ones."""
@@ -54,32 +59,6 @@ class MaskLabelling:
         return evaluation.infer(spec.inference, model=model, data=data, out=out, reporter=reporter)
 
     open_predictor = staticmethod(Labeller)
-
-
-def _train(request: Request, spec: TrainSpec, reporter: Reporter) -> Output:
-    """Train, then look at the best weights as `evaluate` does: metrics per class, samples.
-
-    Not after a part of the training, nor where nobody knows the true masks.
-    """
-    trained = run_training(request, reporter)
-    best = trained.model
-    is_part = settings_of(spec).is_part(request.until_epoch)
-    if best is None or request.eval_data is None or is_part or reporter.stop_requested():
-        return trained
-    if spec.train.metric == "loss":
-        return trained
-    reporter.allow_interruption()
-    reporter.log("Looking at the best weights.")
-    seen = evaluation.evaluate(
-        Look(), model=request.out / best.path, data=request.eval_data, out=request.out, reporter=SilentReporter()
-    )
-    return trained.model_copy(
-        update={
-            "artifacts": [*trained.artifacts, *seen.artifacts],
-            "kpi": {**seen.kpi, **trained.kpi},
-            "categorical": seen.categorical,
-        }
-    )
 
 
 MAL = MaskLabelling()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from ...schemas.reporting import Reporter, SilentReporter
+from ...schemas.reporting import Reporter
 from ...schemas.results import Output
-from ..training import Request
+from ..training import Request, look_at_best
 from . import evaluation, segformer_spec, unet_spec
 from .compression import build_engine, calibration_tensorfile, export, prune
 from .model import SEGFORMER, UNET
@@ -111,33 +112,13 @@ def _batch_size(spec: EvaluateSpec | InferenceSpec) -> int:
 
 
 def _train(request: Request, reporter: Reporter) -> Output:
-    """Train, then look at the best weights as `evaluate` does: metrics per class, confusion, samples.
-
-    Not after a part of the training: a sweep has many of them, and most are never looked at.
-    """
     trained = run_training(request, reporter)
-    best = trained.model
-    is_part = settings_of(request.spec).is_part(request.until_epoch)
-    if best is None or request.eval_data is None or is_part or reporter.stop_requested():
-        return trained
-    reporter.allow_interruption()
-    reporter.log("Looking at the best weights.")
-    seen = evaluation.evaluate(
+    evaluate = partial(
+        evaluation.evaluate,
         batch_size=unet_spec.ReadConfig().batch_size,
         samples=unet_spec.EvaluateSpec().evaluate.samples,
-        model=request.out / best.path,
-        data=request.eval_data,
-        out=request.out,
-        reporter=SilentReporter(),
     )
-    return trained.model_copy(
-        update={
-            "artifacts": [*trained.artifacts, *seen.artifacts],
-            "kpi": {**seen.kpi, **trained.kpi},
-            "categorical": seen.categorical,
-            "confusion": seen.confusion,
-        }
-    )
+    return look_at_best(trained, request, settings_of(request.spec), reporter, evaluate)
 
 
 UNET_ACTIONS = Segmentation(UNET)
