@@ -59,14 +59,7 @@ def write_tensorfile(
     reporter.saved([path])
     count, channels, height, width = pixels_BCHW.shape
     return Output(
-        artifacts=[
-            Artifact(
-                path=path.relative_to(out).as_posix(),
-                kind=ArtifactKind.CALIBRATION,
-                title="Images for calibration",
-                epoch=record.epoch,
-            )
-        ],
+        artifacts=[Artifact.at(path, out, ArtifactKind.CALIBRATION, "Images for calibration", record.epoch)],
         kpi={"images": float(count)},
         classes=record.classes,
         message=f"Wrote {count} images of {channels} x {height} x {width}.",

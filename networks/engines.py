@@ -121,7 +121,7 @@ def build_engine(
     titles = (f"{precision} engine for {backend}", "Description of the engine")
     return Output(
         artifacts=[
-            Artifact(path=file.relative_to(out).as_posix(), kind=kind, title=title, epoch=record.epoch)
+            Artifact.at(file, out, kind, title, record.epoch)
             for file, kind, title in zip(files, kinds, titles, strict=False)
         ],
         kpi={"agreement": agreement, "size_bytes": float(path.stat().st_size)},

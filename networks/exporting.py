@@ -100,11 +100,8 @@ def export_model(
         )
     reporter.saved([path])
     compared = f"on {len(images)} images" if images is not None else "on random images"
-    artifact = Artifact(
-        path=path.relative_to(out).as_posix(), kind=ArtifactKind.ONNX, title="ONNX graph", epoch=record.epoch
-    )
     return Output(
-        artifacts=[artifact],
+        artifacts=[Artifact.at(path, out, ArtifactKind.ONNX, "ONNX graph", record.epoch)],
         kpi={"max_difference": difference, "compared_images": float(len(images) if images is not None else 0)},
         classes=record.classes,
         parameter_count=count_parameters(network),

@@ -86,11 +86,8 @@ def prune_model(
     kpi = {"parameters_before": float(before), "parameters_after": float(after), "removed_share": removed}
     if measure is not None:
         kpi |= measure(rebuilt)
-    weights = Artifact(
-        path=path.relative_to(out).as_posix(), kind=ArtifactKind.WEIGHTS, title="Pruned weights", epoch=record.epoch
-    )
     return Output(
-        artifacts=[weights],
+        artifacts=[Artifact.at(path, out, ArtifactKind.WEIGHTS, "Pruned weights", record.epoch)],
         kpi=kpi,
         classes=record.classes,
         parameter_count=after,

@@ -221,12 +221,12 @@ def _output(request: Request, settings: Settings, learner: FamilyLearner, outcom
     for path in sorted(folder.glob("model_epoch_*.safetensors")):
         epoch = int(path.stem.rpartition("_")[2])
         title = {progress.best_epoch: "Best weights", progress.epoch: "Latest weights"}.get(epoch, "Weights")
-        artifacts.append(_artifact(path, request.out, ArtifactKind.WEIGHTS, epoch, f"{title}, epoch {epoch}"))
+        artifacts.append(Artifact.at(path, request.out, ArtifactKind.WEIGHTS, f"{title}, epoch {epoch}", epoch))
     found = newest_checkpoint(folder)
     if found is not None:
         for path in (found[0], found[0].with_suffix(".json")):
             artifacts.append(
-                _artifact(path, request.out, ArtifactKind.CHECKPOINT, found[1].epoch, "Checkpoint to resume from")
+                Artifact.at(path, request.out, ArtifactKind.CHECKPOINT, "Checkpoint to resume from", found[1].epoch)
             )
     artifacts.sort(key=lambda artifact: artifact.epoch != progress.best_epoch)
     has_evaluation = "loss" in progress.best_metrics
@@ -240,10 +240,6 @@ def _output(request: Request, settings: Settings, learner: FamilyLearner, outcom
         key_metric=settings.metric if has_evaluation else "train_loss",
         message=_message(settings, outcome),
     )
-
-
-def _artifact(path: Path, out: Path, kind: ArtifactKind, epoch: int, title: str) -> Artifact:
-    return Artifact(path=path.relative_to(out).as_posix(), kind=kind, epoch=epoch, title=title)
 
 
 def _message(settings: Settings, outcome: Fit) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,6 +43,11 @@ class Artifact(BaseModel):
     sha256: str | None = Field(default=None, description="Set when the job is published.")
     epoch: int | None = Field(default=None, description="Epoch of a checkpoint or of weights, from 1.")
     title: str = Field(default="", description="What a person would call the file.")
+
+    @classmethod
+    def at(cls, path: Path, out: Path, kind: ArtifactKind, title: str, epoch: int | None = None) -> Self:
+        """Return the file at `path`, which lies below the job's folder `out`."""
+        return cls(path=path.relative_to(out).as_posix(), kind=kind, title=title, epoch=epoch)
 
 
 def by_metric(per_class: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

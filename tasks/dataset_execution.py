@@ -117,7 +117,7 @@ def _digest(source: IndexSource) -> str:
 
 def artifacts(files: Iterable[Path], out: Path, kind: ArtifactKind) -> list[Artifact]:
     """Return files below `out` as artifacts that have their names as titles."""
-    return [Artifact(path=file.relative_to(out).as_posix(), kind=kind, title=file.name) for file in files]
+    return [Artifact.at(file, out, kind, file.name) for file in files]
 
 
 def dataset_files(out: Path) -> list[Artifact]:

@@ -39,7 +39,7 @@ def evaluate(spec: EvaluateSpec, *, model: Path, data: Path, out: Path, reporter
     chosen = _mistakes_first(logits, labels_BH, record, spec.evaluate.samples)
     picture = out / "evaluate" / "samples.png"
     draw_samples(picture, _samples(index, chosen, logits, record, labels_BH), "Predictions")
-    artifacts.append(_artifact(picture, out, ArtifactKind.FIGURE, "Sample predictions, mistakes first"))
+    artifacts.append(Artifact.at(picture, out, ArtifactKind.FIGURE, "Sample predictions, mistakes first"))
     reporter.saved([out / artifact.path for artifact in artifacts])
     return Output(
         artifacts=artifacts,
@@ -69,8 +69,8 @@ def infer(spec: InferenceSpec, *, model: Path, data: Path, out: Path, reporter: 
     reporter.saved([table, picture])
     return Output(
         artifacts=[
-            _artifact(table, out, ArtifactKind.PREDICTIONS, "Predictions"),
-            _artifact(picture, out, ArtifactKind.FIGURE, "Sample predictions"),
+            Artifact.at(table, out, ArtifactKind.PREDICTIONS, "Predictions"),
+            Artifact.at(picture, out, ArtifactKind.FIGURE, "Sample predictions"),
         ],
         classes=record.classes,
         parameter_count=predictor.parameter_count,
@@ -96,7 +96,7 @@ def _draw_confusions(scores: Scores, record: Record, out: Path) -> list[Artifact
         confusion = scores.confusions[head.task]
         picture = folder / f"confusion{ending}.png"
         draw_confusion(picture, confusion, head.classes)
-        artifacts.append(_artifact(picture, out, ArtifactKind.FIGURE, f"Confusion matrix{title}"))
+        artifacts.append(Artifact.at(picture, out, ArtifactKind.FIGURE, f"Confusion matrix{title}"))
         if head.task:
             table = folder / f"confusion{ending}.csv"
             rows = [
@@ -104,7 +104,7 @@ def _draw_confusions(scores: Scores, record: Record, out: Path) -> list[Artifact
                 *([name, *row] for name, row in zip(head.classes, confusion.tolist(), strict=True)),
             ]
             _write_csv(table, rows)
-            artifacts.append(_artifact(table, out, ArtifactKind.REPORT, f"Confusion matrix{title}, numbers"))
+            artifacts.append(Artifact.at(table, out, ArtifactKind.REPORT, f"Confusion matrix{title}, numbers"))
     return artifacts
 
 
@@ -179,7 +179,3 @@ def _samples(
             Sample(image=index.image(i), label=words(labels[row]), confidence=float(confidence), truth=truth)
         )
     return samples
-
-
-def _artifact(path: Path, out: Path, kind: ArtifactKind, title: str) -> Artifact:
-    return Artifact(path=path.relative_to(out).as_posix(), kind=kind, title=title)

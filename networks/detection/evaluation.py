@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path, PurePosixPath
 
@@ -18,11 +17,11 @@ from ...schemas.results import Artifact, ArtifactKind, Output, by_metric
 from ..checkpoints import write_atomically
 from ..images import written_names
 from ..registry import get_network
-from .figures import Sample, draw_boxes, draw_per_class, draw_samples
+from .figures import Sample, draw_all, draw_per_class, draw_samples
 from .masks import to_coco
 from .metrics import Detections, Truth, score, truths
 from .model import Record
-from .pictures import Pictures, require_objects
+from .pictures import require_objects
 from .predictions import open_predictor, pictures_of, predict_all
 from .selection import Limits
 
@@ -54,7 +53,10 @@ def evaluate(
     draw_per_class(paths[1], per_class)
     reporter.saved(paths)
     return Output(
-        artifacts=[_artifact(paths[0], out, "Worst predictions"), _artifact(paths[1], out, "AP of each class")],
+        artifacts=[
+            Artifact.at(paths[0], out, ArtifactKind.FIGURE, "Worst predictions"),
+            Artifact.at(paths[1], out, ArtifactKind.FIGURE, "AP of each class"),
+        ],
         kpi=kpi,
         categorical=by_metric(per_class),
         classes=record.classes,
@@ -117,15 +119,15 @@ def infer(
     chosen = np.unique(np.linspace(0, len(index) - 1, min(len(index), samples)).astype(int)).tolist()
     shown = [Sample(index.image(i), found[i], None, index.path(i)) for i in chosen]
     draw_samples(sheet, shown, record.classes)
-    drawn = _draw_all(pictures, found, record, folder / "overlays") if overlays else []
+    drawn = draw_all(index, found, record.classes, folder / "overlays") if overlays else []
     reporter.saved([results, *labels, sheet, *drawn])
     kind = ArtifactKind.PREDICTIONS
     boxes = sum(len(one.scores) for one in found)
     return Output(
         artifacts=[
-            _artifact(results, out, f"{_what(record).capitalize()} in the form of COCO results", kind),
-            _artifact(sheet, out, "Sample predictions"),
-            *(_artifact(path, out, path.stem, kind) for path in [*labels, *drawn]),
+            Artifact.at(results, out, kind, f"{_what(record).capitalize()} in the form of COCO results"),
+            Artifact.at(sheet, out, ArtifactKind.FIGURE, "Sample predictions"),
+            *(Artifact.at(path, out, kind, path.stem) for path in [*labels, *drawn]),
         ],
         kpi={"boxes": float(boxes)},
         classes=record.classes,
@@ -190,19 +192,3 @@ def _boxes(found: Detections) -> tuple[Box, ...]:
         Box(x1=round(x1, 2), y1=round(y1, 2), x2=round(x2, 2), y2=round(y2, 2), label=label, score=round(sure, 5))
         for (x1, y1, x2, y2), label, sure in rows
     )
-
-
-def _draw_all(pictures: Pictures, found: list[Detections], record: Record, folder: Path) -> list[Path]:
-    paths = []
-    for i, name in enumerate(written_names(pictures.index, ".jpg")):
-        content = io.BytesIO()
-        draw_boxes(pictures.index.image(i), found[i], record.classes).save(content, "JPEG", quality=90)
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file, content=content: file.write(content.getvalue()))  # type: ignore[misc]
-        paths.append(path)
-    return paths
-
-
-def _artifact(path: Path, out: Path, title: str, kind: ArtifactKind = ArtifactKind.FIGURE) -> Artifact:
-    return Artifact(path=path.relative_to(out).as_posix(), kind=kind, title=title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from ...datasets.box_index import BoxIndex
 from ...datasets.boxes import DONT_CARE
+from ..checkpoints import write_atomically
 from ..figures import save_figure, shorten
+from ..images import written_names
 from .masks import unpack
 from .metrics import Detections, Truth
 
@@ -48,6 +52,19 @@ def draw_boxes(image: Image.Image, what: Detections | Truth, classes: Sequence[s
         text = "ignored" if is_ignored else shorten(classes[label], 20)
         pen.text((box[0] + width, box[1]), text if score is None else f"{text} {score:.2f}", fill=colour, font=font)
     return drawn
+
+
+def draw_all(index: BoxIndex, found: Sequence[Detections], classes: Sequence[str], folder: Path) -> list[Path]:
+    """Write each picture below `folder` with what was found in it."""
+    paths = []
+    for i, name in enumerate(written_names(index, ".jpg")):
+        content = io.BytesIO()
+        draw_boxes(index.image(i), found[i], classes).save(content, "JPEG", quality=90)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file, content=content: file.write(content.getvalue()))  # type: ignore[misc]
+        paths.append(path)
+    return paths
 
 
 def _with_masks(image: Image.Image, what: Detections | Truth) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -14,11 +13,9 @@ from ...datasets.boxes import Box, BoxClass, BoxSet, Picture
 from ...datasets.coco import ANNOTATIONS_FILE, write_coco
 from ...schemas.reporting import Reporter
 from ...schemas.results import Artifact, ArtifactKind, Output, by_metric
-from ..checkpoints import write_atomically
-from ..detection.figures import Sample, draw_boxes, draw_per_class, draw_samples
+from ..detection.figures import Sample, draw_all, draw_per_class, draw_samples
 from ..detection.masks import unpack
 from ..detection.metrics import Detections, score, truths
-from ..images import written_names
 from .crops import Crops, require_boxes
 from .losses import mil_loss
 from .masks import Made, make, overlap, true_masks
@@ -70,7 +67,10 @@ def evaluate(look: Look, *, model: Path, data: Path, out: Path, reporter: Report
     draw_per_class(paths[1], per_class)
     reporter.saved(paths)
     return Output(
-        artifacts=[_artifact(paths[0], out, "Worst masks"), _artifact(paths[1], out, "Masks of each class")],
+        artifacts=[
+            Artifact.at(paths[0], out, ArtifactKind.FIGURE, "Worst masks"),
+            Artifact.at(paths[1], out, ArtifactKind.FIGURE, "Masks of each class"),
+        ],
         kpi=kpi,
         categorical=by_metric(per_class),
         classes=index.classes,
@@ -95,7 +95,7 @@ def infer(look: Inference, *, model: Path, data: Path, out: Path, reporter: Repo
     with_objects = np.unique(index.images[crops.rows])
     chosen = with_objects[np.unique(np.linspace(0, len(with_objects) - 1, look.samples).astype(int))].tolist()
     draw_samples(sheet, [Sample(index.image(i), found[i], None, index.path(i)) for i in chosen], index.classes)
-    drawn = _draw_all(index, found, folder / "overlays") if look.overlays else []
+    drawn = draw_all(index, found, index.classes, folder / "overlays") if look.overlays else []
     reporter.saved([folder / ANNOTATIONS_FILE, sheet, *drawn])
     empty = sum(one.score == 0 for one in made)
     if empty:
@@ -103,9 +103,9 @@ def infer(look: Inference, *, model: Path, data: Path, out: Path, reporter: Repo
     kind = ArtifactKind.PREDICTIONS
     return Output(
         artifacts=[
-            _artifact(folder / ANNOTATIONS_FILE, out, "Boxes with their masks, in COCO", kind),
-            _artifact(sheet, out, "Sample masks"),
-            *(_artifact(path, out, path.stem, kind) for path in drawn),
+            Artifact.at(folder / ANNOTATIONS_FILE, out, kind, "Boxes with their masks, in COCO"),
+            Artifact.at(sheet, out, ArtifactKind.FIGURE, "Sample masks"),
+            *(Artifact.at(path, out, kind, path.stem) for path in drawn),
         ],
         kpi={"masks": float(len(made) - empty), "objects": float(len(made))},
         classes=index.classes,
@@ -164,19 +164,3 @@ def _box(index: BoxIndex, row: int, made: Made | None) -> Box:
     if made.score == 0:
         return plain
     return replace(plain, area=float(unpack(made.mask).sum()), mask=made.mask, score=round(made.score, 5))
-
-
-def _draw_all(index: BoxIndex, found: list[Detections], folder: Path) -> list[Path]:
-    paths = []
-    for image, name in enumerate(written_names(index, ".jpg")):
-        content = io.BytesIO()
-        draw_boxes(index.image(image), found[image], index.classes).save(content, "JPEG", quality=90)
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file, content=content: file.write(content.getvalue()))  # type: ignore[misc]
-        paths.append(path)
-    return paths
-
-
-def _artifact(path: Path, out: Path, title: str, kind: ArtifactKind = ArtifactKind.FIGURE) -> Artifact:
-    return Artifact(path=path.relative_to(out).as_posix(), kind=kind, title=title)

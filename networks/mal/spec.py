@@ -8,6 +8,16 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ...schemas.specs import Spec, like, parameter, section
 from ..backbones import timm_name
+from ..detection import spec as detection
+from ..detection.spec import (
+    AugmentationConfig,
+    EarlyStopping,
+    InferenceConfig,
+    Optimizer,
+    Regularizer,
+    TrainingConfig,
+    TrainingEvalConfig,
+)
 from ..reading_spec import Reading
 
 #: Words of the API documents for plain transformers -> timm. Their weights are not downloaded, so MAE is no part of it.
@@ -77,11 +87,11 @@ class Model(Spec):
 class Augmentation(Spec):
     """What happens to a crop and its box alike."""
 
-    horizontal_flip: float = parameter(0.5, description="Probability of a left-right flip.", ge=0, le=1, automl=True)
-    brightness: float = parameter(0.2, description="Strength of brightness jitter.", ge=0, le=1, automl=True)
-    contrast: float = parameter(0.2, description="Strength of contrast jitter.", ge=0, le=1, automl=True)
-    saturation: float = parameter(0.2, description="Strength of saturation jitter.", ge=0, le=1, automl=True)
-    hue: float = parameter(0.02, description="Strength of hue jitter.", ge=0, le=0.5, automl=True, search=(None, 0.1))
+    horizontal_flip: float = like(AugmentationConfig, "horizontal_flip")
+    brightness: float = like(AugmentationConfig, "brightness")
+    contrast: float = like(AugmentationConfig, "contrast")
+    saturation: float = like(AugmentationConfig, "saturation")
+    hue: float = like(AugmentationConfig, "hue")
 
 
 class Dataset(Reading):
@@ -116,16 +126,12 @@ class Dataset(Reading):
 
 
 class Train(Spec):
-    num_epochs: int = parameter(
-        10, description="Number of passes over the boxes.", ge=1, le=100000, popular=True, title="Epochs"
-    )
+    num_epochs: int = like(TrainingConfig, "num_epochs", description="Number of passes over the boxes.")
     batch_size: int = parameter(
         4, description="Boxes per step and GPU.", ge=1, le=1024, popular=True, automl=True, search=(2, 64), log=True
     )
-    optim_type: Literal["adamw", "adam", "sgd"] = parameter("adamw", description="Optimizer.", automl=True)
-    optim_momentum: float = parameter(
-        0.9, description="Momentum, of SGD only.", ge=0, lt=1, automl=True, search=(0.5, 0.99)
-    )
+    optim_type: Literal["adamw", "adam", "sgd"] = like(Optimizer, "type")
+    optim_momentum: float = like(Optimizer, "momentum")
     lr: float = parameter(
         0.0005,
         description="Peak learning rate. With pretrained weights a tenth of it is usual, or less.",
@@ -139,15 +145,7 @@ class Train(Spec):
     min_lr_rate: float = parameter(
         0.05, description="Lowest rate of the cosine, as a share of the peak.", ge=0, le=1, automl=True
     )
-    wd: float = parameter(
-        0.0005,
-        description="Weight decay; not applied to biases and norms.",
-        ge=0,
-        le=1,
-        automl_default=True,
-        search=(1e-6, 0.1),
-        log=True,
-    )
+    wd: float = like(Regularizer, "weight")
     warmup_epochs: float = parameter(
         1.0,
         description="Epochs in which the rate rises to its peak; half of the training at most.",
@@ -219,37 +217,21 @@ class Train(Spec):
         gt=0,
         le=0.5,
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = parameter(
-        "auto", description="Mixed precision. auto: bf16 on GPUs that have it, fp16 on older ones, fp32 on CPU."
-    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = like(TrainingConfig, "precision")
     grad_clip: float = parameter(1.0, description="Largest norm of the gradient; 0 means no clipping.", ge=0)
     metric: Literal["mIoU", "loss"] = parameter(
         "mIoU",
         description="What the best checkpoint is best in, on the evaluation data. loss needs no masks there.",
     )
-    val_interval: int = parameter(
-        1, description="Evaluate after every n-th epoch, and after the last.", ge=1, le=100000
-    )
-    save_every_k_epoch: int = parameter(
-        10, description="Keep the weights of every n-th epoch, besides the best and the latest.", ge=1, le=100000
-    )
-    patience: int = parameter(
-        0, description="Stop after so many evaluations without improvement; 0 never stops early.", ge=0, le=100000
-    )
-    seed: int = parameter(1, description="Seed of weights, order and augmentation.", ge=0, le=4294967295)
-    deterministic: bool = parameter(
-        False, description="Use only algorithms with bit-for-bit equal results; slower on GPUs."
-    )
+    val_interval: int = like(TrainingEvalConfig, "validation_period_during_training")
+    save_every_k_epoch: int = like(TrainingConfig, "checkpoint_interval")
+    patience: int = like(EarlyStopping, "patience")
+    seed: int = like(detection.TrainSpec, "random_seed", 1)
+    deterministic: bool = like(TrainingConfig, "deterministic")
 
 
 class TrainSpec(Spec):
-    gpus: int = parameter(
-        1,
-        description="GPUs to train on. A machine without GPUs runs as many processes on its CPUs.",
-        ge=1,
-        le=64,
-        popular=True,
-    )
+    gpus: int = like(detection.TrainSpec, "gpus")
     strategy: Literal["ddp", "ddp_sharded"] = parameter(
         "ddp", description="How several GPUs work together. It is ddp in any case: no model here needs to be divided."
     )
@@ -282,7 +264,9 @@ class EvaluateSpec(Spec):
 
 
 class Inference(Look):
-    overlays: bool = parameter(True, description="Also write each picture with its masks painted over it.")
+    overlays: bool = like(
+        InferenceConfig, "overlays", description="Also write each picture with its masks painted over it."
+    )
 
 
 class InferenceSpec(Spec):

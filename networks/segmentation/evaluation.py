@@ -82,7 +82,10 @@ def evaluate(*, batch_size: int, samples: int, model: Path, data: Path, out: Pat
     paths = [folder / "samples.png", folder / "iou.png"]
     reporter.saved(paths)
     return Output(
-        artifacts=[_artifact(paths[0], out, "Worst predictions"), _artifact(paths[1], out, "IoU of each class")],
+        artifacts=[
+            Artifact.at(paths[0], out, ArtifactKind.FIGURE, "Worst predictions"),
+            Artifact.at(paths[1], out, ArtifactKind.FIGURE, "IoU of each class"),
+        ],
         kpi=scores.kpi,
         categorical=by_metric(scores.per_class),
         confusion=confusion.tolist(),
@@ -121,10 +124,10 @@ def infer(
     kind = ArtifactKind.PREDICTIONS
     return Output(
         artifacts=[
-            _artifact(table, out, "Share of each class in each image", kind),
-            _artifact(legend, out, "Values of the masks", kind),
-            _artifact(sheet, out, "Sample predictions"),
-            *(_artifact(path, out, path.stem, kind) for path in written),
+            Artifact.at(table, out, kind, "Share of each class in each image"),
+            Artifact.at(legend, out, kind, "Values of the masks"),
+            Artifact.at(sheet, out, ArtifactKind.FIGURE, "Sample predictions"),
+            *(Artifact.at(path, out, kind, path.stem) for path in written),
         ],
         classes=record.classes,
         parameter_count=predictor.parameter_count,
@@ -174,7 +177,3 @@ def _write(path: Path, content: bytes) -> None:
 
 def _message(scores: Scores, count: int) -> str:
     return f"mIoU {scores.kpi['mIoU']:.4f}, pixel accuracy {scores.kpi['pixel_accuracy']:.4f} on {count} images."
-
-
-def _artifact(path: Path, out: Path, title: str, kind: ArtifactKind = ArtifactKind.FIGURE) -> Artifact:
-    return Artifact(path=path.relative_to(out).as_posix(), kind=kind, title=title)
