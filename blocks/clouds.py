@@ -219,6 +219,14 @@ class GoogleAccess(Access):
     def root(self, path: str) -> str:
         return f"{self.cloud_bucket_name}/{path}".rstrip("/")
 
+    def _driver(self) -> type[fsspec.AbstractFileSystem]:
+        super()._driver()
+        # why not the one that is registered: it asks a second server for the kind of the bucket first, for a minute
+        # where the keys do not allow that.
+        from gcsfs.core import GCSFileSystem
+
+        return GCSFileSystem
+
 
 class HuggingFaceAccess(Access):
     """The hub of Hugging Face; paths start with `datasets/OWNER/NAME` or, of a model, with `OWNER/NAME`."""
@@ -302,8 +310,11 @@ class Place:
         """Copy files to local paths; `arrived` hears how many bytes came and may end it with an exception."""
         for file, target in files:
             target.parent.mkdir(parents=True, exist_ok=True)
+            watch = _Watch(file, arrived)
             with self._translated():
-                self._fs.get_file(file.address, str(target), callback=_Watch(file, arrived))
+                self._fs.get_file(file.address, str(target), callback=watch)
+            # why: not every driver tells its callback what arrives.
+            watch.has(target.stat().st_size)
 
     def _info(self) -> Mapping[str, Any] | None:
         """Return what is known of the place as a file, None when it is a folder or nothing."""
@@ -324,13 +335,14 @@ class Place:
             raise NotFound(
                 f"There is nothing at {self._path!r}.", hint="See cloud_file_path and the bucket."
             ) from error
-        except PermissionError as error:
-            raise InvalidInput("The keys do not open the bucket.", hint="See access_key and secret_key.") from error
-        except OSError as error:
-            raise Unavailable(f"The cloud does not answer ({type(error).__name__}).", hint="See the region.") from error
         except Exception as error:
             # Each driver has errors of its own, of libraries that are not even installed here.
-            raise Unavailable(f"The cloud refused or broke off ({type(error).__name__}).") from error
+            name = type(error).__name__
+            if _is_refusal(error):
+                raise InvalidInput("The keys do not open the bucket.", hint="See the keys or the token.") from error
+            if isinstance(error, OSError):
+                raise Unavailable(f"The cloud does not answer ({name}).", hint="See the region.") from error
+            raise Unavailable(f"The cloud refused or broke off ({name}).") from error
 
 
 class _Watch(Callback):
@@ -347,6 +359,24 @@ class _Watch(Callback):
         if self._came > self._file.size_bytes:
             raise TooLarge(f"{self._file.name[:200]!r} has more than its {self._file.size_bytes} bytes.")
         self._arrived(inc)
+
+    def has(self, size_bytes: int) -> None:
+        """Count what has arrived without a word."""
+        if size_bytes > self._came:
+            self.relative_update(size_bytes - self._came)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Tell whether the cloud did not take the keys."""
+    answer = getattr(error, "response", None)
+    statuses = (getattr(error, "status_code", None), getattr(error, "code", None), getattr(answer, "status_code", None))
+    return (
+        isinstance(error, PermissionError)
+        or any(str(status) in ("401", "403") for status in statuses)
+        # why: gcsfs says so in the text only, and google-auth when it exchanges a key for a token.
+        or str(error).startswith("Forbidden")
+        or type(error).__name__ == "RefreshError"
+    )
 
 
 def _is_odd(path: str) -> bool:

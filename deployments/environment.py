@@ -27,6 +27,8 @@ def prefect_environment(
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        # A training job that waits for a slot is not late, and a second state for each is a second write.
+        "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "3600",
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "DO_NOT_TRACK": "1",

@@ -210,6 +210,8 @@ class FlowRuns:
             "work_queue_name": priority.work_queue,
             "tags": list(tags),
             "labels": dict(tag.split(":", 1) for tag in tags),
+            # why: the parameters are from a checked model, and Prefect would check its own schema with them each time.
+            "enforce_parameter_schema": False,
             # why: a request whose answer got lost is sent again and must not start the job twice
             "idempotency_key": str(new_id("flow run")),
         }
