@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +17,7 @@ from prefect_trainyard.blocks import ArtifactStorage
 from prefect_trainyard.deployments.home import free_port
 from prefect_trainyard.tasks.forks import tolerate_forks
 from pydantic import SecretStr
-from support import ROOT, Yard, poll, trainyard
-
-S3_ACCESS_KEY, S3_SECRET_KEY = "trainyard", "trainyardsecret"
+from support import ROOT, S3_ACCESS_KEY, S3_SECRET_KEY, Yard, served, trainyard
 
 # Two cores: threads of torch and of ONNX Runtime in every process at once only fight.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -61,38 +57,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real S3 server: rclone, which comes as a wheel and starts in 0.3 s."""
     port = free_port()
-    rclone = Path(sys.executable).with_name("rclone")
-    process = subprocess.Popen(
-        [
-            *(
-                str(rclone),
-                "serve",
-                "s3",
-                "--auth-key",
-                f"{S3_ACCESS_KEY},{S3_SECRET_KEY}",
-                "--addr",
-                f"127.0.0.1:{port}",
-            ),
-            *("--vfs-cache-mode", "off", "--config", "/dev/null", str(tmp_path_factory.mktemp("s3"))),
-        ],
-        stderr=subprocess.DEVNULL,
-    )
-
-    def answers() -> bool:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1)
-        except urllib.error.HTTPError:
-            return True
-        except OSError:
-            return False
-        return True
-
-    try:
-        poll(answers, "the S3 server")
+    command = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--log-level", "EMERGENCY"]
+    command += ["--auth-key", f"{S3_ACCESS_KEY},{S3_SECRET_KEY}", "--addr", f"127.0.0.1:{port}"]
+    command += ["--vfs-cache-mode", "off", "--config", "/dev/null", str(tmp_path_factory.mktemp("s3"))]
+    with served(command, f"http://127.0.0.1:{port}/"):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.fixture

@@ -6,18 +6,23 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import pytest
+from prefect_trainyard.deployments.home import free_port
 
 T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINYARD = Path(sys.executable).with_name("trainyard")
+
+#: What opens the S3 server of the tests.
+S3_ACCESS_KEY, S3_SECRET_KEY = "trainyard", "trainyardsecret"
 
 
 def poll(read: Callable[[], T | None], what: str, timeout_s: float = 60.0, every_s: float = 0.05) -> T:
@@ -28,6 +33,38 @@ def poll(read: Callable[[], T | None], what: str, timeout_s: float = 60.0, every
             return answer
         time.sleep(every_s)
     pytest.fail(f"waited {timeout_s:.0f} s in vain for {what}")
+
+
+@contextmanager
+def served(command: Sequence[str], url: str, folder: Path | None = None) -> Iterator[None]:
+    """Run a server, from when it answers at `url`, whatever it says there."""
+    process = subprocess.Popen(list(command), cwd=folder, stdout=subprocess.DEVNULL)
+
+    def answers() -> bool:
+        assert process.poll() is None, f"{command[0]} ended"
+        try:
+            httpx.get(url, timeout=5)
+        except httpx.HTTPError:
+            return False
+        return True
+
+    try:
+        poll(answers, f"an answer of {url}", 90)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def mlflow_served(folder: Path) -> Iterator[str]:
+    """Run the MLflow server of a yard, with its database and its `files` in `folder`, and give its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "prefect_trainyard.deployments.mlflow_server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    url = f"http://127.0.0.1:{port}"
+    with served([*command, "--artifacts-destination", str(folder / "files")], f"{url}/health", folder):
+        yield url
 
 
 def files_with(text: str, folder: Path) -> list[str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -25,7 +23,7 @@ from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.blocks import ArtifactStorage, layout
 from prefect_trainyard.schemas.actions import Action
 from sqlalchemy import select, update
-from support import poll
+from support import mlflow_served, poll
 from sweep_support import searching, start_running, start_trial
 
 NOW_S = -60.0
@@ -40,24 +38,8 @@ def mlflow_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mlflow_url(mlflow_folder: Path) -> Iterator[str]:
     """A real MLflow server: what it frees and what it keeps is the question here."""
-    port = free_port()
-    command = [sys.executable, "-m", "prefect_trainyard.deployments.mlflow_server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{mlflow_folder}/mlflow.db"]
-    server = subprocess.Popen([*command, "--artifacts-destination", str(mlflow_folder / "files")], cwd=mlflow_folder)
-    url = f"http://127.0.0.1:{port}"
-
-    def healthy() -> bool:
-        try:
-            return httpx.get(f"{url}/health").status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    try:
-        poll(healthy, "the MLflow server", 90)
+    with mlflow_served(mlflow_folder) as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(20)
 
 
 @pytest.fixture(scope="module")

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-from facade_support import Facade, Member, Prefect, free_port, serve
+from facade_support import Facade, Member, Prefect, serve
 from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.blocks import layout
-from support import poll
+from support import mlflow_served
 
 
 @pytest.fixture(scope="module")
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
-    command = [sys.executable, "-m", "prefect_trainyard.deployments.mlflow_server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    server = subprocess.Popen([*command, "--artifacts-destination", str(folder / "files")], cwd=folder)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/2.0/", timeout=30) as client:
-
-            def healthy() -> bool:
-                try:
-                    return client.get(f"http://127.0.0.1:{port}/health").status_code == 200
-                except httpx.HTTPError:
-                    return False
-
-            poll(healthy, "the MLflow server", 90)
-            yield client
-    finally:
-        server.terminate()
-        server.wait(20)
+    with (
+        mlflow_served(tmp_path_factory.mktemp("mlflow")) as url,
+        httpx.Client(base_url=f"{url}/api/2.0/", timeout=30) as client,
+    ):
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ from prefect_trainyard.blocks.clouds import (
 from prefect_trainyard.blocks.reach import Outbound
 from prefect_trainyard.deployments.home import free_port
 from prefect_trainyard.schemas.errors import DatasetError, InvalidInput, NotFound, TooLarge
-from support import ROOT, poll
+from support import ROOT, S3_ACCESS_KEY, S3_SECRET_KEY, served
 
 #: Public: every Azurite has them.
 AZURITE_ACCOUNT = "devstoreaccount1"
@@ -67,8 +65,6 @@ def fill(fs: fsspec.AbstractFileSystem, bucket: str) -> None:
 
 @pytest.fixture(scope="module")
 def s3_cloud(s3_url: str) -> Cloud:
-    from conftest import S3_ACCESS_KEY, S3_SECRET_KEY
-
     bucket = f"b{uuid.uuid4().hex[:12]}"
     opened = {"endpoint_url": s3_url, "access_key": S3_ACCESS_KEY, "secret_key": S3_SECRET_KEY}
     fill(fsspec.filesystem("s3", endpoint_url=s3_url, key=S3_ACCESS_KEY, secret=S3_SECRET_KEY), bucket)
@@ -141,36 +137,6 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     sys.path.append(folder)
     yield
     sys.path.remove(folder)
-
-
-class served:
-    """A server that answers at an address, whatever it says."""
-
-    def __init__(self, command: list[str], address: str) -> None:
-        self._command, self._address = command, address
-
-    def __enter__(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-        def answers() -> bool:
-            assert self._process.poll() is None, "the server ended"
-            try:
-                urllib.request.urlopen(self._address, timeout=1)
-            except urllib.error.HTTPError:
-                return True
-            except OSError:
-                return False
-            return True
-
-        try:
-            poll(answers, "the server", 60)
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *error: object) -> None:
-        self._process.terminate()
-        self._process.wait(20)
 
 
 def fetched(place: Place, files: list[RemoteFile], folder: Path, arrived: Callable[[int], None]) -> dict[str, bytes]:
