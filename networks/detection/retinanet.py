@@ -84,7 +84,7 @@ class RetinaNet(Detector):
 
     def _loss(self, codes_BN4: torch.Tensor, logits_BNK: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:
         wanted = assign(self.anchors_N4, targets, self._matcher, self._coder)
-        places = F.smooth_l1_loss(codes_BN4[wanted.has_object], wanted.codes, reduction="sum")
+        places = F.l1_loss(codes_BN4[wanted.has_object], wanted.codes, reduction="sum")
         truth_BNK = F.one_hot(wanted.labels.clamp(min=0), logits_BNK.shape[2]) * wanted.has_object[..., None]
         classes_BNK = sigmoid_focal_loss(logits_BNK, truth_BNK.to(logits_BNK.dtype), self._alpha, self._gamma)
         classes = (classes_BNK * (wanted.labels != NEITHER)[..., None]).sum()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from ...schemas.specs import parameter, section
+from ...schemas.specs import like, parameter, section
 from . import spec
 from .spec import Architecture, Numbers
 from .ssd_spec import Variances
 
 
 class RetinanetConfig(Architecture, Variances):
+    # why not those of ssd: with them places count ten times as much as classes, and these are hardly learned.
+    variances: Numbers = like(Variances, "variances", [1.0, 1.0, 1.0, 1.0])
     aspect_ratios_global: Numbers = parameter(
         [1.0, 2.0, 0.5], description="Width by height of the anchors.", min_length=1, max_length=20
     )
