@@ -260,12 +260,12 @@ _SSD, _RESNET_SSD = "torchvision SSD", ("ssd", "resnet18", "0.001")
 CASES = (
     Case("classification_pyt", digits, 5, "classify", ("resnet10t",), classification_pyt, "timm ResNet"),
     Case("classification", digits, 3, "classify", ("resnet18",), classification_tf1, "timm ResNet"),
-    Case("classification_tf2", digits, 10, "classify", ("efficientnet_b0",), classification_tf2, "timm EfficientNet"),
+    Case("classification_tf2", digits, 20, "classify", ("efficientnet_b0",), classification_tf2, "timm EfficientNet"),
     Case("multitask_classification", coloured_digits, 5, "tasks", ("resnet10t",), multitask, "timm ResNet"),
     Case("unet", scenes, 15, "segment", ("unet",), unet, "timm ResNet"),
     Case("segformer", scenes, 30, "segment", ("segformer",), segformer, "transformers SegFormer"),
-    Case("ssd", boxes, 10, "detect", _RESNET_SSD, detector("ssd_config", 0.001, **_RESNET), _SSD),
-    Case("dssd", boxes, 10, "detect", _RESNET_SSD, detector("dssd_config", 0.001, **_RESNET), f"nearest: {_SSD}"),
+    Case("ssd", boxes, 20, "detect", _RESNET_SSD, detector("ssd_config", 0.001, **_RESNET), _SSD),
+    Case("dssd", boxes, 20, "detect", _RESNET_SSD, detector("dssd_config", 0.001, **_RESNET), f"nearest: {_SSD}"),
     Case(
         "retinanet",
         boxes,
@@ -315,7 +315,7 @@ CASES = (
     Case(
         "yolo_v3",
         boxes,
-        10,
+        20,
         "detect",
         ("ssd", "darknet53", "0.001"),
         detector("yolov3_config", 0.001),
