@@ -11,10 +11,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from facade_support import Facade, Member, serve
-from prefect_trainyard import cli_upkeep
 from prefect_trainyard.api.services.files.joblog import end_log
 from prefect_trainyard.api.settings import ApiSettings
 from prefect_trainyard.blocks import layout
+from prefect_trainyard.cli import upkeep
 from prefect_trainyard.deployments.home import Home, ProcessRecord, YardState
 from prefect_trainyard.schemas.errors import InvalidInput
 from prefect_trainyard.schemas.states import JobState
@@ -180,6 +180,6 @@ def test_clean_up_lists_what_it_would_do_and_does_it(ann) -> None:
 def test_sizes_are_read_as_people_write_them(text: str, size_bytes: int | None) -> None:
     if size_bytes is None:
         with pytest.raises(InvalidInput, match="no size"):
-            cli_upkeep.parse_size(text)
+            upkeep.parse_size(text)
     else:
-        assert cli_upkeep.parse_size(text) == size_bytes
+        assert upkeep.parse_size(text) == size_bytes

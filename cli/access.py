@@ -10,14 +10,14 @@ from uuid import UUID
 
 import typer
 
-from .schemas.errors import InvalidInput, NotAuthenticated, NotFound, Unavailable, YardError
+from ..schemas.errors import InvalidInput, NotAuthenticated, NotFound, Unavailable, YardError
 
 if TYPE_CHECKING:
     import httpx
 
-    from .api.catalog.models import Job
-    from .deployments.home import YardState
-    from .deployments.settings import YardSettings
+    from ..api.catalog.models import Job
+    from ..deployments.home import YardState
+    from ..deployments.settings import YardSettings
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of the yard; default ~/.trainyard.")]
 UrlOption = Annotated[
@@ -69,9 +69,9 @@ class Access:
         return _client(f"{base}/users/{granted['user_id']}/", granted["token"])
 
     def _by_home(self, org: str | None, job_id: UUID | None) -> httpx.Client:
-        from .api.auth import Grant, Tokens, load_key
-        from .api.services.accounts.keys import list_keys, user_id_of
-        from .deployments.settings import catalog_url
+        from ..api.auth import Grant, Tokens, load_key
+        from ..api.services.accounts.keys import list_keys, user_id_of
+        from ..deployments.settings import catalog_url
 
         state = read_state(self.settings)
         if job_id is not None:
@@ -106,9 +106,9 @@ class Access:
         raise NotFound(f"There is no job {job_id}.")
 
     def _read_job(self, job_id: UUID) -> Job:
-        from .api.catalog import Catalog
-        from .api.catalog.models import Job
-        from .deployments.settings import catalog_url
+        from ..api.catalog import Catalog
+        from ..api.catalog.models import Job
+        from ..deployments.settings import catalog_url
 
         async def read() -> Job | None:
             catalog = Catalog(catalog_url(self.settings))
@@ -129,7 +129,7 @@ def read_settings(**flags: object) -> YardSettings:
     """Return the settings of a yard; flags that are None were not given."""
     from pydantic import ValidationError
 
-    from .deployments.settings import load_settings
+    from ..deployments.settings import load_settings
 
     try:
         return load_settings(flags)
@@ -144,7 +144,7 @@ def read_state(settings: YardSettings) -> YardState:
     Raises:
         Unavailable: none is up.
     """
-    from .deployments.home import Home
+    from ..deployments.home import Home
 
     state = Home(settings.home).read_state()
     if state is None:

@@ -13,8 +13,8 @@ def networks(
     write: Annotated[Path | None, typer.Option(help="Write a page for every network into this folder.")] = None,
 ) -> None:
     """List the networks, ours and those of other installed packages, or show one."""
-    from .networks import registry
-    from .networks.tables import network_page, networks_table
+    from ..networks import registry
+    from ..networks.tables import network_page, networks_table
 
     if write is not None:
         write.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import typer
 
-from .cli_access import Access, HomeOption, KeyOption, UrlOption, fetch, list_jobs, read_settings, said
-from .schemas.errors import NotFound, YardError
+from ..schemas.errors import NotFound, YardError
+from .access import Access, HomeOption, KeyOption, UrlOption, fetch, list_jobs, read_settings, said
 
 if TYPE_CHECKING:
     import httpx

@@ -9,33 +9,30 @@ import json
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from . import cli_base, cli_jobs, cli_networks, cli_signing, cli_upkeep
-from .cli_access import HomeOption, read_settings
-from .schemas.errors import YardError
+from ..schemas.errors import YardError
+from . import base, jobs, keys, networks, signing, upkeep
+from .access import HomeOption, read_settings
 
 if TYPE_CHECKING:
-    from .deployments.home import Home, YardState
-    from .deployments.settings import YardSettings
+    from ..deployments.home import Home, YardState
+    from ..deployments.settings import YardSettings
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
 )
-keys = typer.Typer(no_args_is_help=True, help="API keys: what clients exchange for a token.")
-app.add_typer(keys, name="keys")
-app.add_typer(cli_signing.signing_keys, name="signing-keys")
-app.add_typer(cli_jobs.jobs, name="jobs")
-app.add_typer(cli_upkeep.orgs, name="orgs")
-app.add_typer(cli_base.base, name="base")
-app.command()(cli_jobs.logs)
-app.command()(cli_upkeep.gc)
-app.command()(cli_networks.networks)
+app.add_typer(keys.keys, name="keys")
+app.add_typer(signing.signing_keys, name="signing-keys")
+app.add_typer(jobs.jobs, name="jobs")
+app.add_typer(upkeep.orgs, name="orgs")
+app.add_typer(base.base, name="base")
+app.command()(jobs.logs)
+app.command()(upkeep.gc)
+app.command()(networks.networks)
 
 DOWN_TIMEOUT_S = 60.0
 
@@ -62,7 +59,7 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return when everything answers.")] = False,
 ) -> None:
     """Start a yard: Prefect server, MLflow server, REST facade and workers."""
-    from .deployments.home import Home, already_up
+    from ..deployments.home import Home, already_up
 
     settings = read_settings(home=home, host=host, port=port, workers=workers)
     yard = Home(settings.home)
@@ -72,14 +69,14 @@ def up(
     if detach:
         _up_detached(settings, yard)
     else:
-        from .deployments.supervisor import Supervisor
+        from ..deployments.supervisor import Supervisor
 
         typer.echo(f"Starting a yard in {settings.home}; Ctrl-C stops it. `trainyard status` tells its addresses.")
         Supervisor(settings).run()
 
 
 def _up_detached(settings: YardSettings, yard: Home) -> None:
-    from .deployments.supervisor import wait_until_ready
+    from ..deployments.supervisor import wait_until_ready
 
     yard.create()
     with (yard.logs / "supervisor.log").open("ab") as log:
@@ -106,8 +103,8 @@ def _refuse_open_door(settings: YardSettings) -> None:
     """Refuse to listen where others can reach the facade as long as nobody has a key."""
     if _is_loopback(settings.host):
         return
-    from .api.services.accounts.keys import list_keys
-    from .deployments.settings import catalog_url
+    from ..api.services.accounts.keys import list_keys
+    from ..deployments.settings import catalog_url
 
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not any(key.active for key in list_keys(catalog_url(settings))):
@@ -127,7 +124,7 @@ def _is_loopback(host: str) -> bool:
 @app.command()
 def down(home: HomeOption = None) -> None:
     """Stop a yard. Running jobs get their grace and go on when it is up again."""
-    from .deployments.home import Home
+    from ..deployments.home import Home
 
     yard = Home(read_settings(home=home).home)
     state = yard.read_state()
@@ -150,8 +147,8 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show the addresses and the health of every part. The exit code is 0 when all of it answers."""
-    from .deployments.home import Home
-    from .deployments.supervisor import part_health
+    from ..deployments.home import Home
+    from ..deployments.supervisor import part_health
 
     yard = Home(read_settings(home=home).home)
     state = yard.read_state() if yard.is_locked() else None
@@ -185,60 +182,3 @@ def _print_addresses(state: YardState) -> None:
     typer.echo(f"REST API    {state.api_url}/api/v1  (documentation: {state.api_url}/docs)")
     typer.echo(f"Prefect UI  {state.prefect_url}")
     typer.echo(f"MLflow UI   {state.mlflow_url}")
-
-
-@keys.command("create")
-def create(
-    org: Annotated[str, typer.Option(help="Org that the key is for, letters and digits.")],
-    user: Annotated[str, typer.Option(help="Name of the user.")],
-    release: Annotated[str, typer.Option(help="API release that the client speaks.")] = "5.3",
-    home: HomeOption = None,
-) -> None:
-    """Make an API key and print it, and nothing else. It is shown this once."""
-    from .api.services.accounts.keys import create_key
-
-    typer.echo(create_key(_catalog(home), org, user, release))
-
-
-@keys.command("list")
-def list_all(home: HomeOption = None) -> None:
-    """Show all keys by the prefix that tells them apart."""
-    from .api.services.accounts.keys import list_keys
-
-    for key in list_keys(_catalog(home)):
-        used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
-        end = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
-        ended = (f"valid until {end}" if key.active else f"revoked {end}") if end else "valid"
-        typer.echo(f"{key.prefix}  org={key.org} user={key.user} release={key.release} last used {used}  {ended}")
-
-
-@keys.command("revoke")
-def revoke(
-    key: Annotated[str, typer.Argument(help="The key itself, or its prefix as `keys list` shows it.")],
-    home: HomeOption = None,
-) -> None:
-    """Make a key useless at once, together with the tokens that it was exchanged for."""
-    from .api.services.accounts.keys import revoke_key
-
-    info = revoke_key(_catalog(home), key)
-    typer.echo(f"The key {info.prefix} of {info.user} in {info.org} is revoked.")
-
-
-@keys.command("rotate")
-def rotate(
-    key: Annotated[str, typer.Argument(help="The key itself, or its prefix as `keys list` shows it.")],
-    overlap_h: Annotated[float, typer.Option(help="Hours that the old key goes on working.", min=0, max=744)] = 24,
-    home: HomeOption = None,
-) -> None:
-    """Make a new key for the holder of another one and print it, and nothing else. The old one ends a little later."""
-    from .api.services.accounts.keys import rotate_key
-
-    typer.echo(rotate_key(_catalog(home), key, timedelta(hours=overlap_h)))
-
-
-def _catalog(home: Path | None) -> str:
-    from .deployments.settings import catalog_url
-
-    settings = read_settings(home=home)
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return catalog_url(settings)

@@ -9,12 +9,12 @@ from uuid import UUID
 
 import typer
 
-from .cli_access import HomeOption, read_settings
-from .deployments.settings import storage_url
-from .schemas.errors import NotFound
+from ..deployments.settings import storage_url
+from ..schemas.errors import NotFound
+from .access import HomeOption, read_settings
 
 if TYPE_CHECKING:
-    from .blocks import ArtifactStorage
+    from ..blocks import ArtifactStorage
 
 base = typer.Typer(no_args_is_help=True, help="Base experiments: pretrained weights for all orgs.")
 
@@ -24,7 +24,7 @@ def list_all(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False, home: HomeOption = None
 ) -> None:
     """Show all base experiments."""
-    from .api.services.experiments.base import stored
+    from ..api.services.experiments.base import stored
 
     found = sorted(stored(_storage(home)), key=lambda base: (base.network, base.path))
     if as_json:
@@ -45,7 +45,7 @@ def add_one(
     home: HomeOption = None,
 ) -> None:
     """Add pretrained weights, of a job of this yard or from elsewhere; print the id."""
-    from .api.services.experiments.base import add
+    from ..api.services.experiments.base import add
 
     made = add(
         _storage(home),
@@ -64,8 +64,8 @@ def remove_one(
     base_id: Annotated[UUID, typer.Argument(help="Id of the base experiment.")], home: HomeOption = None
 ) -> None:
     """Remove pretrained weights; new jobs of experiments that name them fail then."""
-    from .api.services.experiments.base import stored
-    from .blocks import layout
+    from ..api.services.experiments.base import stored
+    from ..blocks import layout
 
     storage = _storage(home)
     if base_id not in {one.id for one in stored(storage)}:
@@ -74,7 +74,7 @@ def remove_one(
 
 
 def _storage(home: Path | None) -> ArtifactStorage:
-    from .blocks import ArtifactStorage
+    from ..blocks import ArtifactStorage
 
     settings = read_settings(home=home)
     return ArtifactStorage(url=storage_url(settings), endpoint_url=settings.storage_endpoint_url)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_access import HomeOption, read_settings, read_state
-from .deployments.settings import catalog_url, storage_url
-from .schemas.errors import InvalidInput
+from ..deployments.settings import catalog_url, storage_url
+from ..schemas.errors import InvalidInput
+from .access import HomeOption, read_settings, read_state
 
 if TYPE_CHECKING:
-    from .api.services.upkeep.garbage import Report
-    from .deployments.settings import YardSettings
+    from ..api.services.upkeep.garbage import Report
+    from ..deployments.settings import YardSettings
 
 orgs = typer.Typer(no_args_is_help=True, help="Orgs: their quotas, and what they keep.")
 
@@ -31,7 +31,7 @@ _NO_LIMIT = "none"
 @orgs.command("list")
 def list_all(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """Show all orgs with their quotas and what they use."""
-    from .api.services.accounts.orgs import list_orgs
+    from ..api.services.accounts.orgs import list_orgs
 
     found = list_orgs(catalog_url(read_settings(home=home)))
     if as_json:
@@ -57,7 +57,7 @@ def set_one(
     home: HomeOption = None,
 ) -> None:
     """Change quotas of an org; `none` takes one away."""
-    from .api.services.accounts.orgs import set_quota
+    from ..api.services.accounts.orgs import set_quota
 
     changes: dict[str, Any] = {}
     for name, text, parse in (
@@ -100,8 +100,8 @@ def gc(
 
 
 async def _collect(settings: YardSettings, dry_run: bool, org: str | None, older_than: timedelta | None) -> Report:
-    from .api.services.container import Services
-    from .api.settings import ApiSettings
+    from ..api.services.container import Services
+    from ..api.settings import ApiSettings
 
     state = read_state(settings)
     services = Services.build(

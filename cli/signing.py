@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .cli_access import HomeOption, read_settings
+from .access import HomeOption, read_settings
 
 signing_keys = typer.Typer(no_args_is_help=True, help="Keys of clients that sign requests (x-ncp- headers).")
 
@@ -19,8 +19,8 @@ def create(
     home: HomeOption = None,
 ) -> None:
     """Make a pair of keys and print it; the secret key is shown this once."""
-    from .api.services.accounts.signing import create_signing_key
-    from .deployments.settings import catalog_url
+    from ..api.services.accounts.signing import create_signing_key
+    from ..deployments.settings import catalog_url
 
     settings = read_settings(home=home)
     access_key, secret = create_signing_key(catalog_url(settings), settings.home / "secrets.key", org, user)
@@ -30,8 +30,8 @@ def create(
 @signing_keys.command("list")
 def show(home: HomeOption = None) -> None:
     """List all signing keys, without their secrets."""
-    from .api.services.accounts.signing import list_signing_keys
-    from .deployments.settings import catalog_url
+    from ..api.services.accounts.signing import list_signing_keys
+    from ..deployments.settings import catalog_url
 
     for key in list_signing_keys(catalog_url(read_settings(home=home))):
         state = "revoked" if key.revoked_at else "active"
@@ -42,8 +42,8 @@ def show(home: HomeOption = None) -> None:
 @signing_keys.command("revoke")
 def revoke(access_key: Annotated[str, typer.Argument(help="The access key.")], home: HomeOption = None) -> None:
     """Refuse what is signed with a key from now on."""
-    from .api.services.accounts.signing import revoke_signing_key
-    from .deployments.settings import catalog_url
+    from ..api.services.accounts.signing import revoke_signing_key
+    from ..deployments.settings import catalog_url
 
     revoke_signing_key(catalog_url(read_settings(home=home)), access_key)
     typer.echo(f"{access_key} is revoked.")

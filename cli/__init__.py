@@ -1,0 +1,5 @@
+"""The command line, `trainyard`."""
+
+from .app import app, main
+
+__all__ = ["app", "main"]
