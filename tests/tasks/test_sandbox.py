@@ -18,8 +18,18 @@ from support import poll
 
 MIB = 2**20
 
-#: A process that has left the group and the session of its command.
-ESCAPE = "import os, time\nif os.fork() == 0:\n os.setsid()\n print(os.getpid(), flush=True)\n time.sleep(600)\n"
+#: Leaves a process behind that is out of the group and the session of the command, and says which.
+ESCAPE = """
+import os, time
+left, told = os.pipe()
+child = os.fork()
+if child == 0:
+    os.setsid()
+    os.write(told, b"x")
+    time.sleep(600)
+os.read(left, 1)
+print(child, flush=True)
+"""
 
 
 class Box(Sandbox):
