@@ -315,7 +315,7 @@ CASES = (
     Case(
         "yolo_v3",
         boxes,
-        20,
+        10,
         "detect",
         ("ssd", "darknet53", "0.001"),
         detector("yolov3_config", 0.001),

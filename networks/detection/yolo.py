@@ -38,8 +38,8 @@ class Learning:
 
     is_complete_iou: bool
     """True for CIoU, False for GIoU."""
-    matching_iou: float | None
-    """An object is to be found by its best anchor and by all whose shape has this IoU; None for the best alone."""
+    matching_iou: float
+    """An object is to be found by its best anchor and by all whose shape has more than this IoU."""
     neutral_iou: float
     """A candidate that is to find nothing, yet has this IoU with an object, is not wrong."""
     box_weight: float = 2.0
@@ -48,7 +48,8 @@ class Learning:
     label_smoothing: float = 0.0
 
 
-V3_LEARNING = Learning(is_complete_iou=False, matching_iou=None, neutral_iou=0.5)
+#: As YOLOv4; the paper has the best anchor alone (1.0), by which it learns much more slowly.
+V3_LEARNING = Learning(is_complete_iou=False, matching_iou=0.213, neutral_iou=0.5)
 #: iou_thresh and ignore_thresh of yolov4.cfg.
 V4_LEARNING = Learning(is_complete_iou=True, matching_iou=0.213, neutral_iou=0.7)
 
@@ -223,8 +224,7 @@ class Yolo(Detector):
         common_MA = torch.minimum(sides_M2[:, None], self.anchors_A2[None]).prod(dim=2)
         iou_MA = common_MA / (sides_M2.prod(dim=1)[:, None] + self.anchors_A2.prod(dim=1)[None] - common_MA)
         is_chosen_MA = F.one_hot(iou_MA.argmax(dim=1), len(self.anchors_A2)).bool()
-        if self._learning.matching_iou is not None:
-            is_chosen_MA |= iou_MA > self._learning.matching_iou
+        is_chosen_MA |= iou_MA > self._learning.matching_iou
         object_P, anchor_P = is_chosen_MA.nonzero(as_tuple=True)
 
         device = boxes_M4.device

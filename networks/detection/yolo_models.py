@@ -27,7 +27,7 @@ def _learning(record: Record) -> Learning:
     v4 = None if isinstance(config, YoloV3Config) else config
     return Learning(
         is_complete_iou=v4 is not None,
-        matching_iou=None if v4 is None else v4.box_matching_iou,
+        matching_iou=config.box_matching_iou,
         neutral_iou=config.matching_neutral_box_iou,
         box_weight=config.loss_loc_weight,
         objectness_weight=config.loss_neg_obj_weights,

@@ -86,6 +86,16 @@ class Weights(Spec):
         automl=True,
         search=(0.3, 0.9),
     )
+    # why also for YOLOv3, which has the best anchor alone: it learns several times as fast (docs/models.md).
+    box_matching_iou: float = parameter(
+        0.213,
+        description="An object is to be found by its best anchor, and by all whose shape overlaps with it by so much; "
+        "1: by the best one alone.",
+        gt=0,
+        le=1,
+        automl=True,
+        search=(0.1, 0.5),
+    )
 
 
 class YoloV3Config(Architecture, ThreeLevels, Weights):
@@ -95,14 +105,6 @@ class YoloV3Config(Architecture, ThreeLevels, Weights):
 
 class _V4(Weights):
     matching_neutral_box_iou: float = like(Weights, "matching_neutral_box_iou", 0.7)
-    box_matching_iou: float = parameter(
-        0.213,
-        description="An object is to be found by its best anchor, and by all whose shape overlaps with it by so much.",
-        gt=0,
-        le=1,
-        automl=True,
-        search=(0.1, 0.5),
-    )
     label_smoothing: float = parameter(0.0, description="Label smoothing of the classes.", ge=0, le=0.3, automl=True)
 
 
