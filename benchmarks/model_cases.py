@@ -47,6 +47,12 @@ def digits(folder: Path) -> Data:
     return Data(folder / "train/images", folder / "eval/images", "default")
 
 
+def large_digits(folder: Path) -> Data:
+    """For networks that make an image 32 times as small."""
+    write_digits(folder, size=64)
+    return Data(folder / "train/images", folder / "eval/images", "default")
+
+
 def coloured_digits(folder: Path) -> Data:
     """Each digit in one of three colours, and a table with both."""
     write_digits(folder / "grey")
@@ -83,10 +89,11 @@ def classification_pyt(epochs: int, seed: int) -> dict[str, Any]:
     }
 
 
+_TF_COSINE = {"scheduler": "cosine", "learning_rate": 0.001, "soft_start": 0.0, "min_lr_ratio": 0.0}
 _TF_LOOP = {
     "batch_size_per_gpu": 64,
     "n_workers": 0,
-    "lr_config": {"scheduler": "cosine", "learning_rate": 0.001, "soft_start": 0.0, "min_lr_ratio": 0.0},
+    "lr_config": _TF_COSINE,
     "reg_config": {"type": "L2", "weight_decay": 0.01},
 }
 _STILL = {"enable_random_crop": False, "disable_horizontal_flip": True}
@@ -102,7 +109,7 @@ def classification_tf2(epochs: int, seed: int) -> dict[str, Any]:
     return {
         "model": {"backbone": "efficientnet-b0"},
         "dataset": {"augmentation": _STILL},
-        "train": {**_TF_LOOP, **train},
+        "train": {**_TF_LOOP, **train, "lr_config": {**_TF_COSINE, "learning_rate": 0.003}},
     }
 
 
@@ -258,9 +265,17 @@ _DETR, _SETS = "transformers DeformableDetr", ("resnet18", "0.0004")
 _SSD, _RESNET_SSD = "torchvision SSD", ("ssd", "resnet18", "0.001")
 
 CASES = (
-    Case("classification_pyt", digits, 5, "classify", ("resnet10t",), classification_pyt, "timm ResNet"),
-    Case("classification", digits, 3, "classify", ("resnet18",), classification_tf1, "timm ResNet"),
-    Case("classification_tf2", digits, 20, "classify", ("efficientnet_b0",), classification_tf2, "timm EfficientNet"),
+    Case("classification_pyt", digits, 5, "classify", ("resnet10t", "0.001"), classification_pyt, "timm ResNet"),
+    Case("classification", digits, 3, "classify", ("resnet18", "0.001"), classification_tf1, "timm ResNet"),
+    Case(
+        "classification_tf2",
+        large_digits,
+        20,
+        "classify",
+        ("efficientnet_b0", "0.003"),
+        classification_tf2,
+        "timm EfficientNet",
+    ),
     Case("multitask_classification", coloured_digits, 5, "tasks", ("resnet10t",), multitask, "timm ResNet"),
     Case("unet", scenes, 15, "segment", ("unet",), unet, "timm ResNet"),
     Case("segformer", scenes, 30, "segment", ("segformer",), segformer, "transformers SegFormer"),

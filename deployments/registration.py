@@ -31,6 +31,7 @@ from ..schemas.bundles import BUNDLE
 from ..schemas.jobs import COMMAND, COMMAND_POOL_VARIABLE, TAG, WORK_POOL, command_pool_name
 from ..schemas.specs import Spec
 from ..schemas.sweeps import SWEEP_VARIABLES, SweepSettings
+from .containers import with_gpus
 from .warm_worker import TrainyardWorker, wait_for_prefect
 
 #: What the form says under each field. The spec has descriptions of its own.
@@ -214,7 +215,7 @@ async def _ensure_command_pool(client: PrefectClient, name: str, kind: str) -> N
     packages = await client.read_worker_metadata()
     types = {found["type"]: found for package in packages.values() for found in package.values()}
     with contextlib.suppress(ObjectAlreadyExists):
-        template = types[kind]["default_base_job_configuration"]
+        template = with_gpus(kind, types[kind]["default_base_job_configuration"])
         await client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
 
 

@@ -1,6 +1,6 @@
 """A classifier in plain PyTorch and timm: what `benchmarks/models.py` compares with.
 
-python benchmarks/plain/classify.py TRAIN EVAL BACKBONE EPOCHS SEED
+python benchmarks/plain/classify.py TRAIN EVAL BACKBONE LR EPOCHS SEED
 
 TRAIN and EVAL are folders with one folder of images per class. Prints the accuracy after the last epoch.
 """
@@ -19,10 +19,10 @@ from torchvision.transforms import v2
 mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 transform = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 train, evaluation = (ImageFolder(folder, transform) for folder in sys.argv[1:3])
-epochs = int(sys.argv[4])
-torch.manual_seed(int(sys.argv[5]))
+lr, epochs = float(sys.argv[4]), int(sys.argv[5])
+torch.manual_seed(int(sys.argv[6]))
 model = timm.create_model(sys.argv[3], num_classes=len(train.classes))
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
 batches = DataLoader(train, 64, shuffle=True)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
 for _ in range(epochs):

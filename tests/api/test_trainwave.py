@@ -191,7 +191,10 @@ def test_create_job(ann: Waver) -> None:
         "memory_mb": 16384,
         "disk_mb": 51200,
         "max_attempts": 1,
+        "cpu_request": "4",
         "mem_limit": "16384m",
+        "memory_limit": "16384Mi",
+        "container_create_kwargs": {"device_requests": [{"count": 1, "capabilities": [["gpu"]]}]},
     }
     assert run["state_type"] == "SCHEDULED"
     assert run["state_name"] == "Scheduled"

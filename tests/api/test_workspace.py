@@ -112,6 +112,14 @@ def test_bundle_comes_as_any_usual_archive(train, kind, whole_body) -> None:
     assert {name: packed.read(name) for name in packed.namelist()} == files
 
 
+def test_run_says_what_the_manifest_asks_of_a_worker_or_a_container(ann, train) -> None:
+    files = small_bundle({"bundle.toml": f"{MANIFEST}[resources]\ncpus = 2\nmemory_mb = 512\n"})
+    job_id = start(train, files={"data": ("bundle.zip", make_zip(files))})
+    variables = ann.facade.prefect.run(job_id)["job_variables"]
+    assert (variables["cpus"], variables["memory_mb"], variables["gpus"]) == (2, 512, 0)
+    assert (variables["cpu_request"], variables["mem_limit"], variables["memory_limit"]) == ("2", "512m", "512Mi")
+
+
 def test_inspect_shows_the_pipeline_of_the_newest_bundle(train) -> None:
     assert train.get("moons/inspect").status_code == 404
     start(train)

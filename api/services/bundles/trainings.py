@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ....blocks import ArtifactStorage, layout
+from ....deployments.containers import container_variables
 from ....schemas.actions import Action
 from ....schemas.bundles import BUILDING_MESSAGE, BUNDLE, BundleManifest, Resources, TrainedModel, TrainingRecord
 from ....schemas.errors import InvalidInput, NotFound
@@ -83,8 +84,9 @@ class _TrainingPlan(Plan):
 
     @property
     def job_variables(self) -> dict[str, Any]:
-        wanted = self.resources.model_dump()
-        if not self.resources.gpus:
+        asked = self.resources
+        wanted = asked.model_dump() | container_variables(asked.cpus, asked.gpus, asked.memory_mb)
+        if not asked.gpus:
             del wanted["gpu_type"]
         return {name: value for name, value in wanted.items() if value is not None}
 

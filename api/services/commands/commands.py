@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
+from ....deployments.containers import container_variables
 from ....schemas.actions import Action
 from ....schemas.commands import Command
 from ....schemas.errors import Conflict, InvalidInput, NotFound
@@ -89,8 +90,7 @@ class _CommandPlan(Plan):
             "memory_mb": command.memory_mb,
             "disk_mb": command.disk_mb,
             "max_attempts": _ATTEMPTS,
-            # A word of pools of the type docker. Not the image: who chooses it chooses the program that opens secrets.
-            "mem_limit": f"{command.memory_mb}m" if command.memory_mb is not None else None,
+            **container_variables(command.cpus, command.gpus, command.memory_mb),
         }
         return {name: value for name, value in found.items() if value is not None}
 
