@@ -36,6 +36,7 @@ CloudType = Literal["aws", "azure", "gcp", "huggingface", "self_hosted"]
 _GOOGLE_TOKEN_URI = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address
 _CONNECT_S, _READ_S = 20, 60
 _PATH_MAX_CHARS = 1024
+_HUB_KINDS = ("buckets", "datasets", "models", "spaces")
 
 _Bucket = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}$")]
 _Region = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9-]{0,60}$")]
@@ -70,7 +71,11 @@ class Access(BaseModel):
 
     @abstractmethod
     def root(self, path: str) -> str:
-        """Return what the driver calls `path`."""
+        """Return what the driver calls `path`.
+
+        Raises:
+            InvalidInput: there can be nothing at such a path.
+        """
 
     def public(self) -> dict[str, Any]:
         """Return what may be shown."""
@@ -240,6 +245,13 @@ class HuggingFaceAccess(Access):
         return {"token": _plain(self.token) or False, "endpoint": "https://huggingface.co"}
 
     def root(self, path: str) -> str:
+        kind, _, rest = path.partition("/")
+        # why: the driver raises errors of programmers for less than a repository.
+        if "/" not in (rest if kind in _HUB_KINDS else path):
+            raise InvalidInput(
+                f"cloud_file_path: {path!r} names no repository.",
+                hint="For example datasets/OWNER/NAME/FOLDER or, of a model, OWNER/NAME/FILE.",
+            )
         return path
 
 

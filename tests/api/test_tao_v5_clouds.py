@@ -304,6 +304,9 @@ BAD_SOURCES: dict[str, dict[str, Any]] = {
     "no cloud": {"cloud_details": {"cloud_specific_details": {"cloud_bucket_name": "abc"}}},
     "no bucket": {"cloud_details": {"cloud_type": "aws", "cloud_specific_details": {"access_key": "x"}}},
     "one key": {"cloud_details": {"cloud_type": "aws", "cloud_specific_details": {"bucket": "abc", "access_key": "x"}}},
+    "no repository": {
+        "cloud_details": {"cloud_type": "huggingface", "cloud_specific_details": {"cloud_file_path": "digits"}}
+    },
     "no server": {"cloud_details": {"cloud_type": "self_hosted", "cloud_specific_details": {"bucket": "abc"}}},
     "private server": {
         "cloud_details": {

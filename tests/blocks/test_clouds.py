@@ -1,4 +1,4 @@
-"""Places in clouds: the same rules with each driver, against a real server of each kind."""
+"""Places in clouds: the same rules with each driver, against a real server of each kind that can run here."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from typing import Any
 
 import fsspec
 import pytest
+from hub import REPOSITORY, TOKEN, hub
+from huggingface_hub import constants
 from prefect_trainyard.blocks.clouds import (
     Access,
     AzureAccess,
     GoogleAccess,
+    HuggingFaceAccess,
     Place,
     RemoteFile,
     SelfHostedAccess,
@@ -32,6 +35,7 @@ AZURITE_ACCOUNT = "devstoreaccount1"
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 LARGE = 6 * 2**20
+CONTENT = {"set/a.bin": b"a" * LARGE, "set/deeper/b.bin": b"b" * 10, "settle/c.bin": b"c", "one.tar": b"d" * 100}
 
 
 @dataclass(frozen=True)
@@ -39,17 +43,25 @@ class Cloud:
     """A bucket with something in it, and ways to open it."""
 
     bucket: str
+    """What no error may hold."""
     access: Access
     elsewhere: Access
     """To a bucket that is not there."""
     refused: Access | None
     """With a wrong key; None where the server takes any."""
     outbound: Outbound
+    folder: str = ""
+    """Where the things lie, with a slash."""
 
 
 @pytest.fixture(
     scope="module",
-    params=["s3", pytest.param("azure", marks=pytest.mark.long), pytest.param("gcp", marks=pytest.mark.long)],
+    params=[
+        "s3",
+        "huggingface",
+        pytest.param("azure", marks=pytest.mark.long),
+        pytest.param("gcp", marks=pytest.mark.long),
+    ],
 )
 def cloud(request: pytest.FixtureRequest) -> Cloud:
     return request.getfixturevalue(f"{request.param}_cloud")
@@ -57,10 +69,8 @@ def cloud(request: pytest.FixtureRequest) -> Cloud:
 
 def fill(fs: fsspec.AbstractFileSystem, bucket: str) -> None:
     fs.mkdir(bucket)
-    fs.pipe_file(f"{bucket}/set/a.bin", b"a" * LARGE)
-    fs.pipe_file(f"{bucket}/set/deeper/b.bin", b"b" * 10)
-    fs.pipe_file(f"{bucket}/settle/c.bin", b"c")
-    fs.pipe_file(f"{bucket}/one.tar", b"d" * 100)
+    for name, content in CONTENT.items():
+        fs.pipe_file(f"{bucket}/{name}", content)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +85,31 @@ def s3_cloud(s3_url: str) -> Cloud:
         SelfHostedAccess(cloud_bucket_name=bucket, **{**opened, "secret_key": "wrong"}),
         Outbound([s3_url.removeprefix("http://")]),
     )
+
+
+@pytest.fixture(scope="module")
+def huggingface_cloud() -> Iterator[Cloud]:
+    with hub(CONTENT) as address, pytest.MonkeyPatch.context() as patch:
+        # why: tests forbid the library to ask the real one.
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+        class Standing(HuggingFaceAccess):
+            missing: bool = False
+
+            def options(self, outbound: Outbound) -> dict[str, Any]:
+                return {**super().options(outbound), "endpoint": address}
+
+            def root(self, path: str) -> str:
+                return super().root(path.replace(REPOSITORY, "lab/nothing") if self.missing else path)
+
+        yield Cloud(
+            REPOSITORY,
+            Standing(token=TOKEN),
+            Standing(token=TOKEN, missing=True),
+            Standing(token="hf_wrong"),
+            Outbound(),
+            folder=f"datasets/{REPOSITORY}/",
+        )
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +181,7 @@ def fetched(place: Place, files: list[RemoteFile], folder: Path, arrived: Callab
 
 
 def test_a_folder_brings_everything_in_it_and_nothing_beside_it(cloud: Cloud, tmp_path: Path) -> None:
-    place = Place(cloud.access, "set", cloud.outbound)
+    place = Place(cloud.access, f"{cloud.folder}set", cloud.outbound)
     files, is_folder = place.files(max_files=10)
     assert is_folder and {file.name: file.size_bytes for file in files} == {"a.bin": LARGE, "deeper/b.bin": 10}
     came: list[int] = []
@@ -155,13 +190,13 @@ def test_a_folder_brings_everything_in_it_and_nothing_beside_it(cloud: Cloud, tm
 
 
 def test_a_file_is_one(cloud: Cloud, tmp_path: Path) -> None:
-    place = Place(cloud.access, "one.tar", cloud.outbound)
+    place = Place(cloud.access, f"{cloud.folder}one.tar", cloud.outbound)
     files, is_folder = place.files(max_files=1)
     assert not is_folder and fetched(place, files, tmp_path, lambda _: None) == {"one.tar": b"d" * 100}
 
 
 def test_a_file_with_more_in_it_than_was_told_is_refused(cloud: Cloud, tmp_path: Path) -> None:
-    place = Place(cloud.access, "set", cloud.outbound)
+    place = Place(cloud.access, f"{cloud.folder}set", cloud.outbound)
     (file, *_), _ = place.files(max_files=10)
     told = RemoteFile(name=file.name, address=file.address, size_bytes=LARGE - 1)
     with pytest.raises(TooLarge, match="more than its"):
@@ -169,7 +204,7 @@ def test_a_file_with_more_in_it_than_was_told_is_refused(cloud: Cloud, tmp_path:
 
 
 def test_whoever_counts_can_end_it(cloud: Cloud, tmp_path: Path) -> None:
-    place = Place(cloud.access, "set", cloud.outbound)
+    place = Place(cloud.access, f"{cloud.folder}set", cloud.outbound)
     files, _ = place.files(max_files=10)
 
     def enough(_: int) -> None:
@@ -181,13 +216,13 @@ def test_whoever_counts_can_end_it(cloud: Cloud, tmp_path: Path) -> None:
 
 def test_too_many_files_are_not_even_begun(cloud: Cloud) -> None:
     with pytest.raises(TooLarge, match="more than 1 files"):
-        Place(cloud.access, "set", cloud.outbound).files(max_files=1)
+        Place(cloud.access, f"{cloud.folder}set", cloud.outbound).files(max_files=1)
 
 
 def test_what_is_not_there_is_said_so(cloud: Cloud) -> None:
     for access, path in ((cloud.access, "nothing/here"), (cloud.elsewhere, "set")):
         with pytest.raises(NotFound, match="nothing at"):
-            Place(access, path, cloud.outbound).files(max_files=10)
+            Place(access, cloud.folder + path, cloud.outbound).files(max_files=10)
 
 
 def test_wrong_keys_are_the_users_to_mend(cloud: Cloud) -> None:
@@ -195,7 +230,7 @@ def test_wrong_keys_are_the_users_to_mend(cloud: Cloud) -> None:
         pytest.skip("this server takes everybody")
     for path in ("set", "one.tar"):
         with pytest.raises(InvalidInput, match="keys do not open") as refused:
-            Place(cloud.refused, path, cloud.outbound).files(max_files=10)
+            Place(cloud.refused, cloud.folder + path, cloud.outbound).files(max_files=10)
         assert cloud.bucket not in str(refused.value), "texts of drivers may hold anything"
 
 
@@ -212,6 +247,12 @@ def test_refusals_of_servers_that_are_not_here_are_known_by_what_their_drivers_r
         assert _is_refusal(error)
     for error in (OSError("the line is dead"), TimeoutError(), ValueError("403")):
         assert not _is_refusal(error)
+
+
+@pytest.mark.parametrize("path", ["", "digits", "datasets", "datasets/digits", "buckets/lab"])
+def test_hub_has_repositories_with_an_owner_only(path: str) -> None:
+    with pytest.raises(InvalidInput, match="names no repository"):
+        Place(HuggingFaceAccess(), path, Outbound())
 
 
 def test_a_service_account_opens_google_only(tmp_path: Path) -> None:

@@ -70,14 +70,16 @@ class PullService:
 
         Raises:
             NotFound: no such workspace.
-            InvalidInput: an address that may not be used from here, or keys that are not complete.
+            InvalidInput: an address that may not be used from here, keys that are not complete, or no path in that cloud.
             NotAvailable: this yard lacks the driver.
         """
-        checked_path(source.path)
+        path = checked_path(source.path)
         if source.url is not None:
             await asyncio.to_thread(self._outbound.check, source.url)
         elif source.cloud_type is not None:
-            await asyncio.to_thread(source.access().check, self._outbound)
+            access = source.access()
+            access.root(path)
+            await asyncio.to_thread(access.check, self._outbound)
         else:
             assert source.workspace_id is not None
             await self._workspaces.read(org, source.workspace_id)
