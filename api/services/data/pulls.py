@@ -70,7 +70,7 @@ class PullService:
 
         Raises:
             NotFound: no such workspace.
-            InvalidInput: an address that may not be used from here, keys that are not complete, or no path in that cloud.
+            InvalidInput: an address that may not be used from here, keys that are not complete, no path in that cloud.
             NotAvailable: this yard lacks the driver.
         """
         path = checked_path(source.path)
