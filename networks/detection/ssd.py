@@ -137,6 +137,10 @@ class _Merging(nn.Module):
         self._how = how
         self.sides = nn.ModuleList(_convolution(inputs, width, 3)[:2] for inputs in channels)
         self.ups = nn.ModuleList(_convolution(width, width, 3)[:2] for _ in channels[1:])
+        # why: so it begins as an SSD and learns what to take from the coarser maps, instead of being led by their noise.
+        for _, norm in self.ups:
+            nn.init.zeros_(norm.weight)
+            nn.init.constant_(norm.bias, 1.0 if how == "product" else 0.0)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         sides = [side(map_BCHW) for side, map_BCHW in zip(self.sides, maps, strict=True)]

@@ -60,8 +60,8 @@ class DssdConfig(SsdConfig):
     )
     merge: Literal["product", "sum"] = parameter(
         "sum",
-        description="How a map and the coarser one are merged. product is that of the paper, which starts from a "
-        "trained ssd; from random weights it learns much more slowly.",
+        description="How a map and the coarser one are merged. product is that of the paper. Both begin as if nothing "
+        "were merged.",
     )
 
 
