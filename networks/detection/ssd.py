@@ -137,7 +137,7 @@ class _Merging(nn.Module):
         self._how = how
         self.sides = nn.ModuleList(_convolution(inputs, width, 3)[:2] for inputs in channels)
         self.ups = nn.ModuleList(_convolution(width, width, 3)[:2] for _ in channels[1:])
-        # why: so it begins as an SSD and learns what to take from the coarser maps, instead of being led by their noise.
+        # why: so it begins as an SSD and learns what to take from coarser maps, instead of being led by their noise.
         for _, norm in self.ups:
             nn.init.zeros_(norm.weight)
             nn.init.constant_(norm.bias, 1.0 if how == "product" else 0.0)
