@@ -136,11 +136,14 @@ class _Merging(nn.Module):
         super().__init__()
         self._how = how
         self.sides = nn.ModuleList(_convolution(inputs, width, 3)[:2] for inputs in channels)
-        self.ups = nn.ModuleList(_convolution(width, width, 3)[:2] for _ in channels[1:])
+        ups = [_convolution(width, width, 3)[:2] for _ in channels[1:]]
         # why: so it begins as an SSD and learns what to take from coarser maps, instead of being led by their noise.
-        for _, norm in self.ups:
+        for up in ups:
+            norm = up[1]
+            assert isinstance(norm, nn.BatchNorm2d)
             nn.init.zeros_(norm.weight)
             nn.init.constant_(norm.bias, 1.0 if how == "product" else 0.0)
+        self.ups = nn.ModuleList(ups)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         sides = [side(map_BCHW) for side, map_BCHW in zip(self.sides, maps, strict=True)]
