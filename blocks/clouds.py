@@ -36,7 +36,7 @@ CloudType = Literal["aws", "azure", "gcp", "huggingface", "self_hosted"]
 _GOOGLE_TOKEN_URI = "https://oauth2.googleapis.com/token"  # noqa: S105 - an address
 _CONNECT_S, _READ_S = 20, 60
 _PATH_MAX_CHARS = 1024
-_HUB_KINDS = ("buckets", "datasets", "models", "spaces")
+_HUB_KINDS = ("buckets", "datasets", "kernels", "models", "spaces")
 
 _Bucket = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{1,254}$")]
 _Region = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9-]{0,60}$")]

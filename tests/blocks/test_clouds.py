@@ -249,7 +249,7 @@ def test_refusals_of_servers_that_are_not_here_are_known_by_what_their_drivers_r
         assert not _is_refusal(error)
 
 
-@pytest.mark.parametrize("path", ["", "digits", "datasets", "datasets/digits", "buckets/lab"])
+@pytest.mark.parametrize("path", ["", "digits", "datasets", "datasets/digits", "buckets/lab", "models/digits"])
 def test_hub_has_repositories_with_an_owner_only(path: str) -> None:
     with pytest.raises(InvalidInput, match="names no repository"):
         Place(HuggingFaceAccess(), path, Outbound())
