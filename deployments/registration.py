@@ -179,12 +179,13 @@ async def deploy_all() -> list[str]:
             command_pool = command_pool_name(kind)
             await _ensure_command_pool(client, command_pool, kind)
             await _ensure_work_queues(client, command_pool)
+        items = list(deployed_flows())
+        flows = {name: await client.create_flow_from_name(name) for name in {item.flow for item in items}}
         deployed = []
-        for item in deployed_flows():
-            flow_id = await client.create_flow_from_name(item.flow)
+        for item in items:
             elsewhere = command_pool if item.flow in USERS_CODE else None
             await client.create_deployment(
-                flow_id=flow_id,
+                flow_id=flows[item.flow],
                 name=item.name,
                 version=__version__,
                 entrypoint=item.entrypoint,
