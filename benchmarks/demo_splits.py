@@ -12,6 +12,7 @@ import copy
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from prefect_trainyard.datasets.formats import build_index
@@ -35,9 +36,9 @@ def measure(seed: int, folder: Path) -> tuple[float, float, float]:
     for split, index in (("train", train_set), ("eval", eval_set), ("test_labelled", test_set)):
         build_index(folder / split, "default", index)
 
-    def seeded(action: Action, spec: dict[str, object]) -> object:
+    def seeded(action: Action, spec: dict[str, Any]) -> object:
         changed = copy.deepcopy(spec)
-        changed["train"]["exp_config"] = {"manual_seed": seed}  # type: ignore[index]
+        changed["train"]["exp_config"] = {"manual_seed": seed}
         return parse_spec(network.spec(action), changed)
 
     def accuracy(model: Path) -> float:

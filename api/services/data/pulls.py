@@ -78,7 +78,7 @@ class PullService:
             await asyncio.to_thread(self._outbound.check, source.url)
         elif source.cloud_type is not None:
             access = source.access()
-            access.root(path)
+            access.root(path)  # raises where nothing can be at such a path
             await asyncio.to_thread(access.check, self._outbound)
         else:
             assert source.workspace_id is not None

@@ -124,9 +124,9 @@ class MlflowRuns:
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         """Send a request; what is not there any more counts as an empty answer."""
         assert self._client is not None
-        sent = {"params": body} if method == "GET" else {"json": body}
+        sent: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
         try:
-            response = await self._client.request(method, path, **sent)  # type: ignore[arg-type]
+            response = await self._client.request(method, path, **sent)
             if response.status_code == 404:
                 return {}
             response.raise_for_status()

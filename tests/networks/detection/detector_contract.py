@@ -16,10 +16,12 @@ from box_sets import digit_scenes
 from prefect_trainyard.datasets.box_index import build_box_index, open_box_index
 from prefect_trainyard.datasets.boxes import DONT_CARE
 from prefect_trainyard.networks.detection.detector import Detector
+from prefect_trainyard.networks.detection.model import Record
 from prefect_trainyard.networks.detection.pictures import Pictures, Target
 from prefect_trainyard.networks.onnx_tools import export_graph
 from prefect_trainyard.networks.pruning import Bounds, prune_share, prune_threshold
 from prefect_trainyard.networks.weights import count_parameters, resize_to
+from prefect_trainyard.schemas.specs import Spec
 from torchvision.ops import batched_nms, box_iou
 
 CLASSES = ["digit_3", "digit_5", "digit_8"]
@@ -41,6 +43,21 @@ class Few:
 class Learned:
     detector: Detector
     losses: list[float]
+
+
+def record_of(network: str, config: Spec) -> Record:
+    """Return the record of a network for CLASSES and pictures of SIZE x SIZE."""
+    return Record(
+        network=network,
+        backbone="test_resnet",
+        options=config.model_dump(),
+        classes=CLASSES,
+        channels=3,
+        width=SIZE,
+        height=SIZE,
+        mean=[0.5] * 3,
+        std=[0.5] * 3,
+    )
 
 
 def trace(detector: torch.nn.Module, inputs_BCHW: torch.Tensor) -> object:

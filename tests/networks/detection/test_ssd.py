@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from prefect_trainyard.networks.detection.model import Record
+from networks.detection.detector_contract import record_of
 from prefect_trainyard.networks.detection.ssd import SSD, build
 from prefect_trainyard.networks.detection.ssd_spec import DssdConfig
 from prefect_trainyard.schemas.specs import parse_spec
@@ -12,10 +12,7 @@ from torch.nn import functional as F
 
 
 def make(merge: str) -> SSD:
-    config = parse_spec(DssdConfig, {"arch": "test_resnet", "merge": merge})
-    shape = {"channels": 3, "width": 64, "height": 64}
-    options = {"options": config.model_dump(), "mean": [0.5] * 3, "std": [0.5] * 3}
-    return build(Record(network="dssd", backbone="test_resnet", classes=["a", "b"], **shape, **options))
+    return build(record_of("dssd", parse_spec(DssdConfig, {"arch": "test_resnet", "merge": merge})))
 
 
 @pytest.mark.parametrize("merge", ["sum", "product"])

@@ -13,10 +13,10 @@ from networks.detection.detector_contract import (
     MIDDLE,
     SMALL,
     DetectorContract,
+    record_of,
 )
 from prefect_trainyard.networks.detection.detector import Detector
 from prefect_trainyard.networks.detection.features import Features, unsplit
-from prefect_trainyard.networks.detection.model import Record
 from prefect_trainyard.networks.detection.yolo import yolo_v3, yolo_v4, yolo_v4_tiny
 from prefect_trainyard.networks.detection.yolo_models import build
 from prefect_trainyard.networks.detection.yolo_spec import YoloV3Config
@@ -95,16 +95,7 @@ def test_yolo_v3_lets_several_anchors_find_an_object_unless_it_is_told_not_to(
 ) -> None:
     shapes = {"small_anchor_shape": [[10, 10]], "mid_anchor_shape": [[12, 12]], "big_anchor_shape": [[60, 60]]}
     config = parse_spec(YoloV3Config, {"arch": "test_resnet", **shapes, **options})
-    record = Record(
-        network="yolo_v3",
-        backbone="test_resnet",
-        options=config.model_dump(),
-        classes=CLASSES,
-        channels=3,
-        width=64,
-        height=64,
-        mean=[0.5] * 3,
-        std=[0.5] * 3,
+    objects, _ = build(record_of("yolo_v3", config))._match(
+        torch.tensor([[20.0, 20.0, 31.0, 31.0]]), [(8, 8), (4, 4), (2, 2)]
     )
-    objects, _ = build(record)._match(torch.tensor([[20.0, 20.0, 31.0, 31.0]]), [(8, 8), (4, 4), (2, 2)])
     assert len(objects) == anchors
